@@ -1,0 +1,34 @@
+"""The words that duplicates and benchmark overlap are counted in.
+
+Case, typography and the punctuation around words are ignored; signs that carry mathematics are kept, because
+`4 + 5` and `4 * 5` are different problems. A Han character is a word of its own, as Chinese writes no spaces.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_HAN = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_HAN}]|[^\s{_HAN}]+")
+_AROUND = ".,;:!?\"'`()[]{}<>…“”‘’«»。，；：！？（）「」"
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Lower-case words in order, without the punctuation around them.
+
+    >>> words("What is (4 + 5)?")
+    ('what', 'is', '4', '+', '5')
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    found = []
+    for word in _WORD.findall(folded):
+        bare = word.strip(_AROUND)
+        if bare:
+            found.append(bare)
+    return tuple(found)
+
+
+def ngrams(sequence: tuple[str, ...], n: int) -> set[tuple[str, ...]]:
+    """Every run of `n` consecutive words; empty when there are fewer."""
+    return {sequence[start : start + n] for start in range(len(sequence) - n + 1)}

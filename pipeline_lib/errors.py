@@ -1,0 +1,62 @@
+"""The errors a person meets, and the exit code each one leaves behind.
+
+A user's mistake is one clear line that names the field, the value and the remedy (exit code 2).
+A failed data gate is not retried (3). A preempted job has written a checkpoint and wants to be
+started again (75, ``EX_TEMPFAIL``). Everything else is a crash and keeps its traceback.
+"""
+
+EXIT_BAD_INPUT = 2
+EXIT_GATE_FAILED = 3
+EXIT_PREEMPTED = 75
+
+
+class PipelineError(Exception):
+    """Base of every error this project raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(PipelineError):
+    """A parameter is unknown, of the wrong type, or out of range."""
+
+    exit_code = EXIT_BAD_INPUT
+
+    def __init__(self, field: str, value: object, remedy: str) -> None:
+        self.field, self.value, self.remedy = field, value, remedy
+        super().__init__(f"{field} = {value!r}: {remedy}")
+
+
+class DataError(PipelineError):
+    """An input file or model directory cannot be used: missing, empty, or of another shape."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class StorageError(PipelineError):
+    """A disk or an object store refused: full, unreachable, or the content hash does not match."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class GateFailed(PipelineError):
+    """A Great Expectations gate refused a dataset. Retrying cannot help; the data must change."""
+
+    exit_code = EXIT_GATE_FAILED
+
+
+class Preempted(PipelineError):
+    """The job was asked to stop, wrote a checkpoint and left. Starting it again continues exactly."""
+
+    exit_code = EXIT_PREEMPTED
+
+
+class WeightVersionMismatch(PipelineError):
+    """A sample was drawn from other weights than the trainer believes."""
+
+
+class NonFiniteError(PipelineError):
+    """A model produced NaN or infinity; the message names the sample."""
+
+
+class InvariantBroken(PipelineError):
+    """Something the method promises does not hold (stage 3 starts from the base, say): a bug or a mixed-up directory."""

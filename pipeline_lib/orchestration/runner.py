@@ -1,0 +1,238 @@
+"""Run one DVC stage in a run's worktree, in a process group of its own (design §3).
+
+`dvc --wait-for-lock repro --single-item <stage>`: lines are handed on as they come, the group is
+stopped as a whole, and the stage's own exit code is found again (DVC answers 255 whatever it was).
+A killed dvc orphans its command and the next repro would start a second copy: so a new attempt
+first stops whatever an earlier one left behind, and a watchdog stops the group if we are killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TextIO
+
+from pipeline_lib.errors import EXIT_BAD_INPUT, EXIT_GATE_FAILED, EXIT_PREEMPTED, PipelineError
+from pipeline_lib.orchestration import processes
+
+EXIT_FILE = "R1_EXIT_FILE"
+"""Environment variable: where a task writes {"exit_code", "error"} when it ends non-zero."""
+
+STOP_GRACE_S = 30.0
+"""Seconds between SIGTERM and SIGKILL: time for a training job to write its checkpoint."""
+
+_SECRET_PREFIXES = ("AIRFLOW", "_AIRFLOW", "SUPERVISOR_")
+_RAN = re.compile(r"^Running stage '(?P<stage>[^']+)'")
+_RESTORED = re.compile(r"^Stage '(?P<stage>[^']+)' is cached - skipping run")
+_UNCHANGED = re.compile(r"^Stage '(?P<stage>[^']+)' didn't change, skipping")
+_COMMAND_FAILED = re.compile(r"exited with (-?\d+)")
+
+
+class How(StrEnum):
+    """Where a stage's outputs came from."""
+
+    COMPUTED = "computed"
+    RESTORED = "restored from cache"
+    UNCHANGED = "unchanged"
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """A stage that is done."""
+
+    address: str
+    how: How
+    seconds: float
+
+
+class StageFailed(PipelineError):
+    """A stage ended without its outputs. `exit_code` is the stage's own, not DVC's."""
+
+    def __init__(self, address: str, exit_code: int, message: str) -> None:
+        self.address, self.exit_code, self.message = address, exit_code, message
+        super().__init__(message)
+
+    @property
+    def retry(self) -> bool:
+        """True where trying again can help: preempted or crashed; never for bad input or a failed gate."""
+        return self.exit_code not in (EXIT_BAD_INPUT, EXIT_GATE_FAILED)
+
+    @property
+    def preempted(self) -> bool:
+        """True where the job wrote a checkpoint and asked to be started again."""
+        return self.exit_code == EXIT_PREEMPTED
+
+
+def stage_environment(worktree: Path, address: str, extra: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a stage: ours, without Airflow's secrets, with the worktree's code first."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(_SECRET_PREFIXES)}
+    venv_bin = str(Path(sys.executable).parent)
+    env.update(
+        PATH=os.pathsep.join([venv_bin, env.get("PATH", os.defpath)]),
+        PYTHONPATH=str(worktree),
+        PYTHONUNBUFFERED="1",
+        PYTHONDONTWRITEBYTECODE="1",
+        SHELL="/bin/sh",
+        DVC_NO_ANALYTICS="1",
+        CI="true",  # DVC then leaves its progress bars out of the log
+    )
+    env.update(extra)
+    env[EXIT_FILE] = str(_exit_file(worktree, address))
+    env[processes.STAGE_MARK] = f"{worktree}:{address}"
+    return env
+
+
+class StageRun:
+    """One attempt at one stage. `wait` runs it to its end; `stop` may be called from a signal handler."""
+
+    def __init__(self, worktree: Path, address: str, env: Mapping[str, str] | None = None) -> None:
+        self._worktree, self._address = worktree, address
+        self._env = stage_environment(worktree, address, env or {})
+        self._process: subprocess.Popen[str] | None = None
+
+    def wait(self, on_line: Callable[[str], None]) -> StageResult:
+        """Start the stage, hand every output line to `on_line`, return how it was done.
+
+        Raises:
+            StageFailed: With the stage's own exit code and message.
+        """
+        exit_file = _exit_file(self._worktree, self._address)
+        exit_file.parent.mkdir(parents=True, exist_ok=True)
+        exit_file.unlink(missing_ok=True)
+        self._stop_leftovers(on_line)
+        started = time.monotonic()
+        output = _Output(self._address, on_line)
+        process = self._start()
+        watchdog = self._watch(process.pid)
+        reaper = threading.Thread(target=self._stop_orphans, args=(process,), daemon=True)
+        reaper.start()
+        try:
+            assert process.stdout is not None
+            with _log_file(self._worktree, self._address).open("w", encoding="utf-8") as copy:
+                for line in process.stdout:
+                    output.add(line.rstrip(), copy)
+            code = process.wait()
+        finally:
+            if process.poll() is None:
+                self.stop()
+            reaper.join()
+            watchdog.communicate("done")
+        if code != 0:
+            raise _failure(self._address, code, exit_file, output)
+        return StageResult(self._address, output.how, time.monotonic() - started)
+
+    def stop(self, grace_s: float = STOP_GRACE_S) -> None:
+        """Stop dvc, the stage and everything it started; returns when none of it is left."""
+        if self._process is not None:
+            processes.stop((self._process.pid,), _mark(self._worktree, self._address), grace_s)
+            self._process.poll()
+
+    def _stop_orphans(self, process: subprocess.Popen[str]) -> None:
+        """Once dvc has ended nothing of its stage may go on: an orphan would hold the output open, and compute twice."""
+        process.wait()
+        processes.stop((process.pid,), _mark(self._worktree, self._address), STOP_GRACE_S)
+
+    def _start(self) -> subprocess.Popen[str]:
+        dvc = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", self._address]
+        self._process = subprocess.Popen(
+            ["nice", "-n", "5", *dvc],  # where the services share the machine, they must go on answering
+            cwd=self._worktree,
+            env=self._env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        return self._process
+
+    def _watch(self, pgid: int) -> subprocess.Popen[str]:
+        script = [sys.executable, "-I", "-S", processes.__file__]
+        arguments = [str(pgid), _mark(self._worktree, self._address), str(STOP_GRACE_S)]
+        return subprocess.Popen(
+            [*script, *arguments], stdin=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    def _stop_leftovers(self, on_line: Callable[[str], None]) -> None:
+        mark = _mark(self._worktree, self._address)
+        left = processes.members((), mark)
+        if left:
+            on_line(
+                f"an earlier attempt of {self._address} still runs (pids {sorted(left)}); stopping it first"
+            )
+            processes.stop((), mark, STOP_GRACE_S)
+
+
+class _Output:
+    """What a stage printed: handed on line by line, the end of it remembered, dvc's own remarks understood."""
+
+    def __init__(self, address: str, on_line: Callable[[str], None], keep: int = 15) -> None:
+        self.how = How.COMPUTED
+        self.last: list[str] = []
+        self._address, self._on_line, self._keep = address, on_line, keep
+
+    def add(self, line: str, copy: TextIO) -> None:
+        if line:
+            self.how = _how(line, self._address) or self.how
+            self.last = [*self.last[1 - self._keep :], line]
+            copy.write(line + "\n")
+            copy.flush()
+            self._on_line(line)
+
+    @property
+    def dvc_error(self) -> str | None:
+        errors = [line.removeprefix("ERROR: ") for line in self.last if line.startswith("ERROR: ")]
+        return errors[-1] if errors else None
+
+
+def _how(line: str, address: str) -> How | None:
+    for pattern, how in ((_RAN, How.COMPUTED), (_RESTORED, How.RESTORED), (_UNCHANGED, How.UNCHANGED)):
+        match = pattern.match(line)
+        if match and match["stage"] == address:
+            return how
+    return None
+
+
+def _failure(address: str, dvc_code: int, exit_file: Path, output: _Output) -> StageFailed:
+    """Work out why a stage failed: its own account first, else what dvc says about its command."""
+    if exit_file.is_file():
+        report = json.loads(exit_file.read_text(encoding="utf-8"))
+        return StageFailed(address, int(report["exit_code"]), f"{address}: {report['error']}")
+    error = output.dvc_error
+    command = _COMMAND_FAILED.search(error or "")
+    code = int(command.group(1)) if command else dvc_code
+    if command and code > 128:  # a shell's way to say that its command was killed
+        code = 128 - code
+    before = [line for line in output.last if not line.startswith(("ERROR: failed to reproduce", "> "))]
+    evidence = "\n".join(before[-8:]) if command else (error or "\n".join(before[-8:]))
+    what = f"ended with exit code {code}" if code >= 0 else f"was killed by signal {-code}"
+    return StageFailed(address, code, f"{address} {what}:\n{evidence}")
+
+
+def _exit_file(worktree: Path, address: str) -> Path:
+    return worktree / ".run" / "exit" / f"{address}.json"
+
+
+def log_path(worktree: Path, address: str) -> Path:
+    """Return the file that holds the output of the latest attempt at a stage."""
+    return worktree / ".run" / "log" / f"{address}.log"
+
+
+def _log_file(worktree: Path, address: str) -> Path:
+    path = log_path(worktree, address)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _mark(worktree: Path, address: str) -> str:
+    return f"{processes.STAGE_MARK}={worktree}:{address}"

@@ -1,0 +1,66 @@
+"""A read-only file server on loopback for what runs leave behind: reports and Data Docs.
+
+`/runs/<run>/reports/...` and `/reports/...` of the main checkout; nothing else is served. A page that
+is not there yet says so and looks again by itself: links are given out before the stage has run.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from functools import partial
+from http import HTTPStatus
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from pipeline_lib.services.settings import HOST
+
+_SERVED = re.compile(r"^/(runs/[A-Za-z0-9._-]+/)?reports(/|$)")
+_NOT_YET = """<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="5">
+<title>Not there yet</title><body style="font:16px system-ui;margin:4rem auto;max-width:40rem">
+<h1>Not there yet</h1><p>The stage that writes this page has not finished. This page looks again every five seconds.</p>
+"""
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """Serve the report folders of one checkout."""
+
+    def do_GET(self) -> None:
+        """Answer a health check, a file below a report folder, or a page that says to wait."""
+        path = unquote(urlsplit(self.path).path)
+        if path == "/health":
+            self._text(HTTPStatus.OK, "ok")
+        elif not _SERVED.match(path) or ".." in path.split("/"):
+            self._text(HTTPStatus.NOT_FOUND, "only reports are served here")
+        elif path.endswith((".html", "/")) and not Path(self.translate_path(path)).exists():
+            self._text(HTTPStatus.OK, _NOT_YET)
+        else:
+            super().do_GET()
+
+    do_HEAD = do_GET
+
+    def end_headers(self) -> None:
+        """Never cached: the page of a run changes while it runs."""
+        self.send_header("Cache-Control", "no-store")
+        super().end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing about requests."""
+
+    def _text(self, status: HTTPStatus, text: str) -> None:
+        body = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def main(root: str, port: str) -> None:
+    """Serve until stopped."""
+    ThreadingHTTPServer((HOST, int(port)), partial(Handler, directory=root)).serve_forever()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,118 @@
+"""How each service is started: its command, its environment, where it keeps its state.
+
+Everything listens on 127.0.0.1 only. Airflow logs everybody in as administrator, which is right for
+a demo on one's own machine and for nothing else (docs/operations.md).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline_lib.orchestration.processes import SERVICES_MARK
+
+HOST = "127.0.0.1"
+PREFERRED_PORTS: Mapping[str, int] = {"airflow": 8080, "mlflow": 5000, "files": 8800}
+"""Asked for first; a taken one is replaced by any free one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One process to start."""
+
+    name: str
+    command: tuple[str, ...]
+    health: str | None
+    """URL that answers once the service works; None for one that Airflow's own health page reports on."""
+
+
+def url(port: int) -> str:
+    """Return the address of a service on this machine."""
+    return f"http://{HOST}:{port}"
+
+
+def environment(root: Path, ports: Mapping[str, int]) -> dict[str, str]:
+    """Return the environment all services share; stages inherit it from the scheduler."""
+    home = root / ".run" / "airflow"
+    airflow = url(ports["airflow"])
+    env = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    env.update(
+        read_env_file(root / "mlflow" / "server.env"),
+        PATH=os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)]),
+        PYTHONPATH=str(root),
+        MLFLOW_TRACKING_URI=url(ports["mlflow"]),
+        R1_FILES_URL=url(ports["files"]),
+        AIRFLOW_HOME=str(home),
+        AIRFLOW__CORE__DAGS_FOLDER=str(root / "dags"),
+        AIRFLOW__CORE__LOAD_EXAMPLES="False",
+        AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION="False",
+        AIRFLOW__CORE__EXECUTOR="LocalExecutor",
+        AIRFLOW__CORE__PARALLELISM=str(max(4, os.cpu_count() or 1)),
+        AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS="True",
+        AIRFLOW__CORE__EXECUTION_API_SERVER_URL=f"{airflow}/execution/",
+        # A task gives up on the API server after 5 s by default; a machine whose cores all train may need longer.
+        AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT="60",
+        AIRFLOW__API__HOST=HOST,
+        AIRFLOW__API__PORT=str(ports["airflow"]),
+        AIRFLOW__API__BASE_URL=airflow,
+        AIRFLOW__API__WORKERS="1",
+        AIRFLOW__API__SECRET_KEY=_secret(home, "api"),
+        AIRFLOW__API_AUTH__JWT_SECRET=_secret(home, "jwt"),
+        AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{home / 'airflow.db'}",
+        AIRFLOW__LOGGING__BASE_LOG_FOLDER=str(home / "logs"),
+        AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL="30",
+        AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL="60",
+        AIRFLOW__USAGE_DATA_COLLECTION__ENABLED="False",
+    )
+    env[SERVICES_MARK] = str(root)
+    return env
+
+
+def services(root: Path, ports: Mapping[str, int]) -> tuple[Service, ...]:
+    """Return what `up` starts, in order.
+
+    No triggerer: no task defers. `--skip-serve-logs`: that log server would listen on every interface,
+    and on one machine the API server reads the files itself.
+    """
+    python = sys.executable
+    airflow = (python, "-m", "airflow")
+    store = root / ".mlflow"
+    mlflow = (
+        *(python, "-m", "mlflow", "server", "--host", HOST, "--port", str(ports["mlflow"])),
+        *("--backend-store-uri", f"sqlite:///{store / 'mlflow.db'}"),
+        *("--artifacts-destination", (store / "artifacts").as_uri(), "--workers", "1"),
+    )
+    files = (python, "-m", "pipeline_lib.services.files", str(root), str(ports["files"]))
+    return (
+        Service("mlflow", mlflow, url(ports["mlflow"]) + "/health"),
+        Service("files", files, url(ports["files"]) + "/health"),
+        Service("airflow-api", (*airflow, "api-server"), url(ports["airflow"]) + "/api/v2/version"),
+        Service("airflow-scheduler", (*airflow, "scheduler", "--skip-serve-logs"), None),
+        Service("airflow-dag-processor", (*airflow, "dag-processor"), None),
+    )
+
+
+def gpu_slots() -> int:
+    """Return how many stages that want a GPU may run at once: the number of GPUs, or one on a machine without."""
+    return len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) or 1
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """Return the NAME=value lines of a systemd-style environment file."""
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    pairs = [line.partition("=") for line in lines if line and not line.startswith("#")]
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _secret(home: Path, name: str) -> str:
+    """Return a key that is drawn once per checkout and readable by its owner only."""
+    file = home / f"{name}.secret"
+    if not file.is_file():
+        home.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600), "w") as handle:
+            handle.write(secrets.token_urlsafe(48))
+    return file.read_text(encoding="utf-8")

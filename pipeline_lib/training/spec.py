@@ -1,0 +1,79 @@
+"""What a training job is told: one small frozen value, written as JSON, the same for every launcher.
+
+Paths are relative to the worktree the job runs in. The content key of a job is the hash of this value, of its
+inputs' bytes and of the code that trains: a checkpoint of another key is never resumed from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline_lib.storage.hash import hash_file, hash_path
+
+Kind = Literal["grpo", "sft", "reward_models"]
+CODE = ("algorithms", "training", "rollout", "rewards", "modeling.py", "types.py")
+"""What decides a trained model's bytes, below pipeline_lib/."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """One training job.
+
+    Inputs by role: `model`; `problems` (grpo: problem set, sft: samples); grpo optionally `general` and
+    `reward_models`; reward_models: `preferences` and `safety`.
+    Outputs by role: `model`; `plot` (CSV per step); grpo also `rollouts` (sample table).
+    """
+
+    kind: Kind
+    stage: str
+    seed: int
+    section: Mapping[str, Any]
+    """The stage's section of params.yaml (`model_dump()`)."""
+    engine: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    target_language: str = "en"
+    item: str | None = None
+    switches: Mapping[str, bool] = field(default_factory=dict)
+    """Overrides of `policy.Switches`, for benchmarks."""
+
+    @property
+    def name(self) -> str:
+        """Stage and item, as people write them: `distill@qwen-xs`."""
+        return self.stage if self.item is None else f"{self.stage}@{self.item}"
+
+    def to_json(self) -> str:
+        """Canonical JSON: equal specs give equal text."""
+        return json.dumps(asdict(self), sort_keys=True, indent=2)
+
+    @staticmethod
+    def from_json(text: str) -> JobSpec:
+        """The inverse of `to_json`."""
+        return JobSpec(**json.loads(text))
+
+    def content_key(self, root: Path) -> str:
+        """16 hex digits that name this job: what it is told, what it reads, the code it runs.
+
+        DataError when an input is missing.
+        """
+        digest = hashlib.sha256(self.to_json().encode())
+        for role, path in sorted(self.inputs.items()):
+            digest.update(f"{role}={hash_path(root / path)}\n".encode())
+        digest.update(code_hash().encode())
+        return digest.hexdigest()[:16]
+
+
+def code_hash() -> str:
+    """Hash of the sources in `CODE`."""
+    package = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for name in CODE:
+        target = package / name
+        for file in sorted(target.rglob("*.py")) if target.is_dir() else [target]:
+            digest.update(f"{file.relative_to(package)}={hash_file(file)}\n".encode())
+    return digest.hexdigest()

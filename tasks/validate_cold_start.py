@@ -1,0 +1,17 @@
+"""Gate: the cold-start data (format, verdicts verified again, language, repetition, overlap, balance)."""
+
+from __future__ import annotations
+
+from tasks._gate import check_sample_file
+from tasks._main import StageContext, run_stage
+
+
+def validate_cold_start(ctx: StageContext) -> None:
+    """Check the samples against their problems and the benchmarks."""
+    check_sample_file(ctx, "data/cold_start/train.parquet")
+
+
+if __name__ == "__main__":
+    run_stage(
+        "validate_cold_start", validate_cold_start, inputs=["data/cold_start/train.parquet", "data/problems"]
+    )

@@ -1,0 +1,174 @@
+"""The whole update against a plain one, and everything that must not change its gradient.
+
+Covers: micro-batch budget, length sorting, prompt sharing, completion-only and chunked logits, skipped flat groups,
+reused forward, world size 1 and 2, ZeRO 0, 2 and 3. Tolerances are for float32 sums in another order.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipeline_lib.training.distributed import join_world
+from pipeline_lib.training.policy import Switches
+from pipeline_lib.training.update import PolicyTrainer
+from tests.unit.training.tiny import (
+    engine_params,
+    groups_of,
+    grpo_params,
+    on_ranks,
+    plain_logprobs,
+    tiny_model,
+)
+
+REWARDS = [
+    [1.1, 0.0, 0.1, 0.0],
+    [0.1, 0.1, 0.1, 0.1],  # flat
+    [1.0, None, 0.0, 1.1],  # one masked
+    [0.0, 1.0, 1.0, 0.1],
+]
+
+
+def _update(*args, **options):
+    """`_updates` in a process of its own."""
+    return on_ranks(1, lambda: _updates(*args, **options))[0]
+
+
+def _updates(params, switches=None, *, rewards=REWARDS, zero=0, rounds=1, groups_seed=0):
+    """(stats, gradients before clipping or None, weights afterwards) of `rounds` updates on this rank's groups."""
+    world = join_world(engine_params(zero_stage=zero, world_size=1))
+    model = tiny_model()
+    groups = groups_of(model, rewards, seed=groups_seed)
+    trainer = PolicyTrainer(model, params, engine_params(zero_stage=zero), world, switches or Switches())
+    captured = {}
+    step = trainer.engine.step
+
+    def recording(rate):
+        if not captured and zero == 0:
+            captured.update({name: p.grad.clone() for name, p in model.named_parameters()})
+        return step(rate)
+
+    trainer.engine.step = recording
+    stats = [trainer.update(groups[world.rank :: world.size], 1e-3) for _ in range(rounds)]
+    with trainer.engine.whole_weights():
+        weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    return stats, captured, weights
+
+
+def _close(a, b, tolerance=2e-5):
+    scale = max(float(value.abs().max()) for value in b.values())
+    for name in b:
+        torch.testing.assert_close(a[name], b[name], atol=tolerance * scale, rtol=2e-4)
+
+
+@pytest.fixture(scope="module")
+def baseline():
+    return _update(grpo_params())
+
+
+def test_the_gradient_is_that_of_the_equations(baseline):
+    """GRPO on policy with equal old log-probabilities: -1/S sum_i A_i/|o_i| sum_t grad log pi."""
+    model = tiny_model()
+    groups = groups_of(model, REWARDS)
+    total, sequences = torch.zeros(()), sum(r is not None for row in REWARDS for r in row)
+    for group, row in zip(groups, REWARDS, strict=True):
+        judged = torch.tensor([r for r in row if r is not None])
+        if judged.max() == judged.min():
+            continue
+        for completion, reward in zip(group.completions, row, strict=True):
+            if reward is not None:
+                advantage = (reward - judged.mean()) / (judged.std() + 1e-8)
+                logprobs = plain_logprobs(model, completion.prompt_ids, completion.token_ids)
+                total = total - advantage * logprobs.mean() / sequences
+    names = [name for name, _ in model.named_parameters()]
+    wanted = dict(zip(names, torch.autograd.grad(total, list(model.parameters())), strict=True))
+    _close(baseline[1], wanted)
+    norm = torch.stack([g.norm() for g in wanted.values()]).norm()
+    assert baseline[0][0].grad_norm == pytest.approx(float(norm), rel=1e-4)
+
+
+@pytest.mark.parametrize("budget", [1, 30, 100_000])
+def test_micro_batch_budget_changes_nothing(baseline, budget):
+    _close(_update(grpo_params(microbatch_tokens=budget))[1], baseline[1])
+
+
+@pytest.mark.parametrize("switch", list(Switches.__dataclass_fields__))
+def test_each_switch_changes_nothing(baseline, switch):
+    stats, gradient, _ = _update(grpo_params(), Switches(**{switch: False}))
+    _close(gradient, baseline[1])
+    assert stats[0].grad_norm == pytest.approx(baseline[0][0].grad_norm, rel=1e-4)
+
+
+def test_flat_groups_are_not_computed(baseline):
+    flat = sum(len(c.token_ids) for c in groups_of(tiny_model(), REWARDS)[1].completions)
+    computed = _update(grpo_params(), Switches(skip_flat_groups=False))[0][0].trained_tokens
+    assert computed - baseline[0][0].trained_tokens == flat
+
+
+def test_flat_groups_keep_their_kl_gradient():
+    with_kl = grpo_params(kl_coef=0.5, kl_estimator="k2")
+    stats, _, _ = _update(with_kl, rewards=[[1.0, 1.0, 1.0, 1.0]], rounds=1)
+    assert stats[0].updates == 1
+
+
+def test_a_step_without_signal_changes_no_weight():
+    stats, _, weights = _update(grpo_params(), rewards=[[0.1] * 4, [None] * 4, [1.0, None, None, 1.0]])
+    assert stats[0].updates == 0
+    for name, parameter in tiny_model().named_parameters():
+        assert torch.equal(weights[name], parameter)
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "dapo", "dr_grpo", "reinforce", "ppo"])
+def test_minibatches_take_several_steps_of_every_algorithm(algorithm):
+    stats, _, _ = _update(grpo_params(algorithm=algorithm, minibatches=2, kl_coef=0.01), rounds=2)
+    assert [s.updates for s in stats] == [2, 2]
+    assert all(torch.isfinite(torch.tensor([s.loss, s.grad_norm, s.kl])).all() for s in stats)
+
+
+def test_sampler_and_trainer_agree_to_rounding(baseline):
+    assert baseline[0][0].agreement.tokens > 0
+    assert baseline[0][0].agreement.largest < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
+def test_two_ranks_train_like_one(algorithm):
+    params = grpo_params(algorithm=algorithm, kl_coef=0.01, minibatches=1)
+    (alone,) = on_ranks(1, lambda: _updates(params, rounds=2))
+    together = on_ranks(2, lambda: _updates(params, rounds=2))
+    for stats, gradient, weights in together:
+        _close(gradient, alone[1])
+        assert stats[1].loss == pytest.approx(alone[0][1].loss, abs=1e-5)
+        assert stats[1].grad_norm == pytest.approx(alone[0][1].grad_norm, rel=1e-3)
+        assert stats[0].trained_tokens == alone[0][0].trained_tokens
+        _close(weights, alone[2], 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("zero", [2, 3])
+def test_zero_stages_train_alike(zero, ranks):
+    params = grpo_params(kl_coef=0.01)
+    (plain,) = on_ranks(1, lambda: _updates(params, rounds=3))
+    sharded = on_ranks(ranks, lambda: _updates(params, zero=zero, rounds=3))[0]
+    for a, b in zip(sharded[0], plain[0], strict=True):
+        assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-3)
+        assert a.loss == pytest.approx(b.loss, abs=1e-5)
+    _close(sharded[2], plain[2], 1e-4)
+
+
+def _update_poisoned():
+    model = tiny_model()
+    groups = groups_of(model, REWARDS)
+    trainer = PolicyTrainer(model, grpo_params(), engine_params(), join_world(engine_params()), Switches())
+    poison = groups[2].completions[0].token_ids[0]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[poison] = torch.nan
+    clean = [g for g in groups if all(poison not in (*c.prompt_ids, *c.token_ids) for c in g.completions)]
+    trainer.update(clean + groups[2:3], 1e-3)
+
+
+def test_nan_raises_at_once_and_names_the_problem():
+    # A tied head spreads the NaN over the vocabulary: the first problem of the micro-batch is named.
+    with pytest.raises(RuntimeError, match=r"NonFiniteError: problem p\d: "):
+        on_ranks(1, _update_poisoned)

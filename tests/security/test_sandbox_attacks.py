@@ -1,0 +1,221 @@
+"""The sandbox under attack: every program of `attacks` is contained, its verdict honest, the host unchanged.
+
+Runs as whoever runs the tests; `test_as_ordinary_user` runs the same attacks again without privileges when that is root.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline_lib.sandbox.client import Sandbox
+from pipeline_lib.sandbox.limits import Limits
+from pipeline_lib.types import Outcome
+from tests.security import attacks
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LIMITS = Limits(cpu_seconds=1, wall_seconds=2.5)
+SPLIT = f"assert f() == {attacks.ANSWER}"
+JUDGED = f"def check(candidate):\n    for _ in range(2):\n        assert candidate() == {attacks.ANSWER}\n"
+IN_JUDGE = "seen = f()\nassert seen == 'contained', seen"
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    os.environ["R1_SECRET"] = "do-not-leak"
+    try:
+        with Sandbox() as running:
+            yield running
+    finally:
+        del os.environ["R1_SECRET"]
+
+
+@pytest.fixture(scope="module")
+def canary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("host") / "canary"
+    path.write_text("alive")
+    path.chmod(0o666)
+    return path
+
+
+def _host_state() -> tuple[object, ...]:
+    traces = [name for place in ("/", "/dev/shm", "/tmp") for name in os.listdir(place) if "owned" in name]
+    mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if " /sandbox " in line]
+    return traces, mounts, os.uname().nodename
+
+
+@pytest.fixture(scope="module", autouse=True)
+def host_unchanged(sandbox: Sandbox, canary: Path) -> Iterator[None]:
+    before = _host_state()
+    yield
+    assert canary.read_text() == "alive"
+    assert _host_state() == before
+    assert not _children_of(sandbox), "a program outlived its run"
+
+
+def _children_of(sandbox: Sandbox) -> list[str]:
+    assert sandbox._server is not None
+    pid = sandbox._server.pid
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+@pytest.mark.parametrize("name", attacks.REFUSED)
+def test_refused(sandbox: Sandbox, canary: Path, name: str) -> None:
+    program = attacks.REFUSED[name].replace("{canary}", str(canary))
+    verdict = sandbox.run_tests(program, "f", ["assert f() == 'contained'"], LIMITS)
+    assert verdict.outcome is Outcome.CORRECT, f"{name}: {verdict}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n in attacks.RUN_TO_THE_LIMIT)) for n in attacks.EXHAUSTING],
+)
+def test_exhausting(sandbox: Sandbox, name: str) -> None:
+    started = time.monotonic()
+    verdict = sandbox.run_tests(attacks.EXHAUSTING[name], "f", [SPLIT], LIMITS)
+    assert verdict.outcome is Outcome.WRONG or _starved(verdict.detail), f"{name}: {verdict}"
+    assert time.monotonic() - started < LIMITS.wall_seconds + 2
+
+
+@pytest.mark.parametrize("mode", ["split", "judged"])
+@pytest.mark.parametrize("name", attacks.FORGING)
+def test_forging(sandbox: Sandbox, name: str, mode: str) -> None:
+    test = SPLIT if mode == "split" else JUDGED
+    verdict = sandbox.run_tests(attacks.FORGING[name], "f", [test], LIMITS)
+    assert verdict.outcome is Outcome.WRONG, f"{name}: {verdict}"
+
+
+def _starved(detail: str) -> bool:
+    """A loaded test machine may give an exhausting program no core at all; that is said, not called wrong."""
+    return detail == "the machine gave the program no core in time"
+
+
+def test_forging_tests_pass_an_honest_program(sandbox: Sandbox) -> None:
+    """The attacks above fail because they are wrong, not because every program does."""
+    honest = f"def f():\n    return {attacks.ANSWER}"
+    assert sandbox.run_tests(honest, "f", [SPLIT, JUDGED], LIMITS).outcome is Outcome.CORRECT
+
+
+@pytest.mark.parametrize(
+    "name", ["read_passwd", "tcp_socket", "secret_in_env", "fork", "subprocess", "symlink_out", "memfd"]
+)
+def test_attacks_succeed_without_the_sandbox(name: str, tmp_path: Path) -> None:
+    """The attacks have teeth: outside the jail they get through."""
+    code = attacks.REFUSED[name] + "\nprint(f())"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=True
+    )
+    assert result.stdout.strip() == "escaped"
+
+
+def test_next_program_sees_nothing_of_the_last(sandbox: Sandbox) -> None:
+    leave = "import json, builtins\nopen('left', 'w').write('x')\njson.left = builtins.left = 1\ndef f():\n    return 1"
+    find = "import json, builtins, os\ndef f():\n    return [os.listdir('.'), hasattr(json, 'left'), hasattr(builtins, 'left')]"
+    assert sandbox.run_tests(leave, "f", ["assert f() == 1"], LIMITS).outcome is Outcome.CORRECT
+    assert (
+        sandbox.run_tests(find, "f", ["assert f() == [[], False, False]"], LIMITS).outcome is Outcome.CORRECT
+    )
+
+
+def test_server_that_is_killed_is_replaced(sandbox: Sandbox) -> None:
+    assert sandbox._server is not None
+    sandbox._server.kill()
+    sandbox._server.wait()
+    verdict = sandbox.run_tests("def f():\n    return 1", "f", ["assert f() == 1"], LIMITS)
+    assert verdict.outcome is Outcome.CORRECT
+
+
+def test_nothing_outlives_a_trainer_that_is_killed() -> None:
+    code = (
+        "from pipeline_lib.sandbox.client import Sandbox; from pipeline_lib.sandbox.limits import Limits\n"
+        "s = Sandbox().__enter__(); print(s._server.pid, flush=True)\n"
+        "s.run_tests('def f():\\n    while True: pass', 'f', ['assert f() == 1'], Limits(cpu_seconds=60, wall_seconds=60))"
+    )
+    trainer = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+    )
+    assert trainer.stdout is not None
+    server = int(trainer.stdout.readline())
+    children = Path(f"/proc/{server}/task/{server}/children")
+    _wait_until(lambda: bool(children.read_text().split()))
+    program = int(children.read_text().split()[0])
+    trainer.kill()
+    trainer.wait()
+    _wait_until(lambda: not Path(f"/proc/{server}").exists() and not Path(f"/proc/{program}").exists())
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "it did not happen within 20 s"
+        time.sleep(0.05)
+
+
+def test_as_ordinary_user() -> None:
+    """The whole suite again without any privilege, in a user namespace of its own making."""
+    if os.geteuid() != 0:
+        pytest.skip("the suite already runs as an ordinary user")
+    with _ordinary_user() as run:
+        result = run("tests.security.ordinary_user")
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert (
+        f"{len(attacks.REFUSED) + 2 * len(attacks.FORGING)} attacks contained as uid 54321" in result.stdout
+    )
+
+
+def test_fails_closed_without_namespaces() -> None:
+    """Where the kernel refuses a user namespace there is no sandbox, and the message says what is missing."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to take the right to make user namespaces away")
+    with _ordinary_user(forbid_namespaces=True) as run:
+        result = run("tests.security.ordinary_user")
+    assert result.returncode != 0
+    assert "user.max_user_namespaces" in result.stderr
+    assert "contained" not in result.stdout
+
+
+class _ordinary_user:
+    """A place that an ordinary user can read: copies of the code, and the interpreter bound where its home was closed."""
+
+    def __init__(self, *, forbid_namespaces: bool = False) -> None:
+        self._forbid = forbid_namespaces
+
+    def __enter__(self):  # type: ignore[no-untyped-def]
+        self.place = Path("/tmp") / f"r1-ordinary-{os.getpid()}"
+        shutil.rmtree(self.place, ignore_errors=True)
+        for package in ("pipeline_lib/sandbox", "tests/security"):
+            shutil.copytree(REPOSITORY / package, self.place / package)
+        for module in ("__init__", "errors", "types"):
+            shutil.copy(REPOSITORY / f"pipeline_lib/{module}.py", self.place / "pipeline_lib")
+        (self.place / "interpreter").mkdir()
+        subprocess.run(["chmod", "-R", "a+rX", str(self.place)], check=True)
+        return self._run
+
+    def _run(self, module: str) -> subprocess.CompletedProcess[str]:
+        interpreter = Path(os.path.realpath(sys.executable))
+        # A user namespace of the test's own keeps the limit on namespaces away from the rest of the machine; in there
+        # the only user is root, so what makes it ordinary is the loss of every capability.
+        outer = (
+            ["unshare", "--user", "--map-root-user", "--mount"] if self._forbid else ["unshare", "--mount"]
+        )
+        forbid = "echo 0 > /proc/sys/user/max_user_namespaces &&" if self._forbid else ""
+        identity = "" if self._forbid else "--reuid 54321 --regid 54321 --clear-groups"
+        script = (
+            f"mount --bind {interpreter.parent.parent} {self.place}/interpreter && cd {self.place} && {forbid} "
+            f"exec setpriv {identity} --bounding-set -all --inh-caps -all "
+            f"env -i PYTHONPATH={self.place} R1_SECRET=do-not-leak PATH=/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 "
+            f"{self.place}/interpreter/bin/{interpreter.name} -S -m {module}"
+        )
+        return subprocess.run(
+            [*outer, "sh", "-c", script], capture_output=True, text=True, timeout=300, check=False
+        )
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.place, ignore_errors=True)

@@ -1,0 +1,160 @@
+"""One stage in its own process group: exit codes, cache, kills. With the real dvc, which takes 2 s a call."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline_lib.orchestration import processes
+from pipeline_lib.orchestration.runner import How, StageFailed, StageRun
+
+pytestmark = pytest.mark.slow
+
+STAGE = """
+import json, os, pathlib, signal, subprocess, sys, time
+what = pathlib.Path("what").read_text().strip()
+print("stage says", what, flush=True)
+if what.startswith("exit "):
+    pathlib.Path(os.environ["R1_EXIT_FILE"]).write_text(json.dumps({"exit_code": int(what[5:]), "error": "row 7 is bad"}))
+    sys.exit(int(what[5:]))
+if what == "traceback":
+    raise RuntimeError("boom")
+if what == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+if what == "wait":
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    pathlib.Path("started").touch()
+    time.sleep(600)
+pathlib.Path("out").write_text(what)
+"""
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("stage")
+    (root / "stage.py").write_text(STAGE)
+    (root / "dvc.yaml").write_text("stages: {s: {cmd: python stage.py, deps: [what], outs: [out]}}")
+    (root / ".gitignore").write_text("/out\n/.run/\n")
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=root, check=True)
+    return root
+
+
+def run(repo: Path, what: str) -> tuple[StageRun, list[str]]:
+    (repo / "what").write_text(what)
+    lines: list[str] = []
+    return StageRun(repo, "s"), lines
+
+
+def test_computed_then_unchanged_then_restored(repo):
+    stage, lines = run(repo, "one")
+    assert stage.wait(lines.append).how is How.COMPUTED
+    assert "stage says one" in lines
+    assert StageRun(repo, "s").wait(lines.append).how is How.UNCHANGED
+    stage, _ = run(repo, "two")
+    stage.wait(lines.append)
+    stage, _ = run(repo, "one")
+    assert stage.wait(lines.append).how is How.RESTORED
+    assert (repo / "out").read_text() == "one"
+
+
+@pytest.mark.parametrize(("code", "retry"), [(2, False), (3, False), (75, True), (1, True)])
+def test_the_stages_own_exit_code_and_words_are_found_again(repo, code, retry):
+    stage, lines = run(repo, f"exit {code}")
+    with pytest.raises(StageFailed) as failure:
+        stage.wait(lines.append)
+    assert failure.value.exit_code == code
+    assert failure.value.retry is retry
+    assert str(failure.value) == "s: row 7 is bad"
+
+
+def test_a_crash_shows_its_traceback(repo):
+    stage, lines = run(repo, "traceback")
+    with pytest.raises(StageFailed, match="RuntimeError: boom") as failure:
+        stage.wait(lines.append)
+    assert failure.value.exit_code == 1
+
+
+def test_a_kill_is_a_signal_and_retried(repo):
+    stage, lines = run(repo, "killed")
+    with pytest.raises(StageFailed, match="signal 9") as failure:
+        stage.wait(lines.append)
+    assert failure.value.retry
+
+
+def test_stop_ends_everything_also_what_left_the_group(repo):
+    stage, lines = run(repo, "wait")
+    stopper = threading.Thread(target=_when_started, args=(repo, lambda: stage.stop(grace_s=5)))
+    stopper.start()
+    with pytest.raises(StageFailed):
+        stage.wait(lines.append)
+    stopper.join()
+    assert processes.members((), f"{processes.STAGE_MARK}={repo}:s") == set()
+
+
+def test_nothing_survives_a_worker_that_is_killed(repo):
+    (repo / "what").write_text("wait")
+    code = f"from pathlib import Path; from pipeline_lib.orchestration.runner import StageRun; StageRun(Path({str(repo)!r}), 's').wait(print)"
+    project = Path(__file__).resolve().parents[3]
+    worker = subprocess.Popen([sys.executable, "-c", code], cwd=project, stdout=subprocess.DEVNULL)
+    _when_started(repo, lambda: os.kill(worker.pid, signal.SIGKILL))
+    worker.wait()
+    mark = f"{processes.STAGE_MARK}={repo}:s"
+    deadline = time.monotonic() + 60
+    while processes.members((), mark) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert processes.members((), mark) == set()
+
+
+def test_a_new_attempt_first_stops_what_an_earlier_one_left(repo):
+    sleeper = subprocess.Popen(["sleep", "600"], env={**os.environ, processes.STAGE_MARK: f"{repo}:s"})
+    stage, lines = run(repo, "three")
+    for attempt in range(6):
+        try:
+            stage.wait(lines.append)
+            break
+        except StageFailed as error:
+            # The dvc killed by the test before may still be a zombie that nobody has reaped: dvc takes it for alive.
+            if "is busy" not in str(error) or attempt == 5:
+                raise
+            time.sleep(5)
+    assert sleeper.wait(timeout=5) == -signal.SIGTERM
+    assert any("an earlier attempt of s still runs" in line for line in lines)
+
+
+def test_airflows_secrets_do_not_reach_a_stage(repo, monkeypatch):
+    from pipeline_lib.orchestration.runner import stage_environment
+
+    monkeypatch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", "secret")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    env = stage_environment(repo, "s", {"R1_PIPELINE_RUN": "x"})
+    assert not [name for name in env if name.startswith("AIRFLOW")]
+    assert env["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5000"
+    assert env["R1_PIPELINE_RUN"] == "x"
+
+
+def _when_started(repo: Path, act) -> None:
+    """Call `act` once the stage says that it has started."""
+    flag = repo / "started"
+    deadline = time.monotonic() + 300
+    try:
+        while not flag.exists():
+            assert time.monotonic() < deadline, "the stage did not start"
+            time.sleep(0.05)
+        flag.unlink()
+    finally:
+        act()
+
+
+def test_a_group_is_left_alone_when_nothing_of_it_is_left():
+    done = subprocess.Popen([sys.executable, "-c", textwrap.dedent("pass")], start_new_session=True)
+    done.wait()
+    assert processes.stop((done.pid,), None, 1.0) is True

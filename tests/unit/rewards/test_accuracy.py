@@ -1,0 +1,146 @@
+"""Math verdicts: exact for numbers, algebra for the rest, and every failure named for what it is."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline_lib.rewards.accuracy import Kind, Question, judge_quickly, kind_of, verify_math
+from pipeline_lib.rewards.math_pool import MathPool
+from pipeline_lib.types import Outcome, Verdict
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[MathPool]:
+    with MathPool(workers=1, seconds=10.0) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("expected", "kind"),
+    [
+        *(
+            ("6", Kind.NUMBER),
+            ("1,234", Kind.NUMBER),
+            ("\\frac{1}{2}", Kind.NUMBER),
+            ("90^\\circ", Kind.NUMBER),
+        ),
+        *(
+            ("x^2+1", Kind.MATH),
+            ("(1,2)", Kind.MATH),
+            ("\\sqrt{2}", Kind.MATH),
+            ("x", Kind.MATH),
+            ("2\\pi", Kind.MATH),
+        ),
+        *(
+            ("C", Kind.TEXT),
+            ("\\text{Evelyn}", Kind.TEXT),
+            ("even", Kind.TEXT),
+            ("巴黎", Kind.TEXT),
+            ("x-ray", Kind.TEXT),
+        ),
+    ],
+)
+def test_kind_of(expected: str, kind: Kind) -> None:
+    assert kind_of(expected) is kind
+
+
+@pytest.mark.parametrize(
+    ("expected", "answer", "right"),
+    [
+        *(
+            ("6", "6", True),
+            ("6", "6.0", True),
+            ("6", "5", False),
+            ("1234", "1,234", True),
+            ("18", "$18", True),
+        ),
+        *(
+            ("6", "six", False),
+            ("6", "3+3", False),
+            ("6", "6 or 5", False),
+            ("6", "６", False),
+            ("6", "得6", False),
+        ),
+        *(("0.5", "\\frac{1}{2}", True), ("6", "6" * 3000, False), ("7", "{" * 500, False)),
+        *(
+            ("C", "(C)", True),
+            ("C", "c.", True),
+            ("C", "D", False),
+            ("C", "C or D", False),
+            ("C", "CC", False),
+        ),
+        *(("\\text{Evelyn}", "evelyn", True), ("Evelyn", "Evelyn or Bob", False), ("x^2", "x^2", True)),
+        *(
+            ("x^2", "the square", False),
+            ("x^2", "得", False),
+            ("x^2+1", "x^2 = x^2+1", False),
+            ("x^2+1", "y = x = x^2+1", False),
+        ),
+    ],
+)
+def test_no_algebra_needed(expected: str, answer: str, right: bool) -> None:
+    verdict = judge_quickly(expected, answer)
+    assert isinstance(verdict, Verdict)
+    assert verdict.outcome is (Outcome.CORRECT if right else Outcome.WRONG)
+
+
+@pytest.mark.parametrize(
+    ("expected", "answer", "outcome"),
+    [
+        ("x^2+1", "1+x^2", Outcome.CORRECT),
+        ("\\frac{x}{2}", "0.5x", Outcome.CORRECT),
+        ("\\sqrt{8}", "2\\sqrt{2}", Outcome.CORRECT),
+        ("(1,2)", "(1, 2)", Outcome.CORRECT),
+        ("\\{1,2\\}", "\\{2,1\\}", Outcome.CORRECT),
+        ("x^2+1", "x^2", Outcome.WRONG),
+        ("2\\pi", "6.28", Outcome.WRONG),
+        ("x^2+1", "\\frac{", Outcome.UNPARSED),
+        ("x^2+1", "x^{", Outcome.UNPARSED),
+        ("x^{", "x", Outcome.VERIFIER_ERROR),
+        ("\\sqrt{2}", "\\sqrt{2}, \\sqrt{3}", Outcome.WRONG),
+        ("\\sqrt{2}", "\\sqrt{3} or \\sqrt{2}", Outcome.WRONG),
+        ("\\sqrt{2}", "\\sqrt{3}$ $\\sqrt{2}", Outcome.WRONG),
+        ("\\sqrt{2}", "\\boxed{\\sqrt{3}} \\boxed{\\sqrt{2}}", Outcome.WRONG),
+        ("x^2+1", "y = x^2+1", Outcome.CORRECT),
+        ("x^2+1", "f(x) = x^2+1", Outcome.CORRECT),
+    ],
+)
+def test_algebra(pool: MathPool, expected: str, answer: str, outcome: Outcome) -> None:
+    assert isinstance(judge_quickly(expected, answer), Question)
+    assert verify_math(expected, answer, pool).outcome is outcome
+
+
+def test_a_hard_deadline_off_the_main_thread(pool: MathPool) -> None:
+    """SIGALRM cannot do this: the comparison runs away, in a thread, and is killed."""
+    impatient = MathPool(workers=1, seconds=1.5)
+    results: list[Verdict] = []
+    try:
+        impatient.compare("1", "1")  # start-up is not part of the deadline
+        started = time.monotonic()
+        thread = threading.Thread(
+            target=lambda: results.append(verify_math("x+1", "9^{9^{9^{9}}}", impatient))
+        )
+        thread.start()
+        thread.join()
+        assert results[0].outcome is Outcome.TIMEOUT
+        assert time.monotonic() - started < 10
+        assert verify_math("x+1", "1+x", impatient).outcome is Outcome.CORRECT, (
+            "the killed worker was not replaced"
+        )
+    finally:
+        impatient.close()
+
+
+def test_a_dead_worker_is_an_error_and_is_replaced() -> None:
+    with MathPool(workers=1, seconds=10.0) as fresh:
+        fresh.compare("1", "1")
+        process = fresh._workers[0]._process
+        assert process is not None
+        process.kill()
+        process.wait()
+        assert verify_math("x+1", "1+x", fresh).outcome is Outcome.VERIFIER_ERROR
+        assert verify_math("x+1", "1+x", fresh).outcome is Outcome.CORRECT

@@ -1,0 +1,77 @@
+"""Drawing tokens: the right distribution, the right nucleus, the right recorded log-probability."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline_lib.rollout.sampling import pick_tokens, uniform_draws
+
+LOGITS = torch.log(torch.tensor([0.5, 0.05, 0.3, 0.15]))
+
+
+def _frequencies(temperature: float, top_p: float, draws: int = 20_000) -> torch.Tensor:
+    uniform = (torch.arange(draws, dtype=torch.float64) + 0.5) / draws
+    tokens, _ = pick_tokens(LOGITS.expand(draws, -1), uniform, temperature, top_p)
+    return torch.bincount(tokens, minlength=4) / draws
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_frequencies_are_the_tempered_softmax(temperature):
+    expected = torch.softmax(LOGITS / temperature, -1)
+    torch.testing.assert_close(_frequencies(temperature, 1.0), expected, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"), [(0.4, [0]), (0.5, [0]), (0.51, [0, 2]), (0.9, [0, 2, 3]), (0.96, [0, 1, 2, 3])]
+)
+def test_the_nucleus_is_the_smallest_set_that_reaches_top_p(top_p, kept):
+    probs = torch.softmax(LOGITS, -1)
+    expected = torch.zeros(4)
+    expected[kept] = probs[kept] / probs[kept].sum()
+    torch.testing.assert_close(_frequencies(1.0, top_p), expected, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (0.7, 0.6), (2.0, 0.9)])
+def test_the_recorded_log_probability_is_tempered_and_over_the_whole_vocabulary(temperature, top_p):
+    logits = torch.randn(50, 30, generator=torch.Generator().manual_seed(0))
+    tokens, logprobs = pick_tokens(logits, uniform_draws(50, 1, 3)[:, 0], temperature, top_p)
+    expected = torch.log_softmax(logits / temperature, -1)[torch.arange(50), tokens]
+    torch.testing.assert_close(logprobs, expected)
+    assert logprobs.dtype is torch.float32
+
+
+def test_temperature_zero_takes_the_most_likely_token():
+    logits = torch.randn(20, 30, generator=torch.Generator().manual_seed(0))
+    tokens, logprobs = pick_tokens(logits, uniform_draws(20, 1, 3)[:, 0], 0.0, 1.0)
+    assert torch.equal(tokens, logits.argmax(-1))
+    torch.testing.assert_close(logprobs, torch.log_softmax(logits, -1).max(-1).values)
+
+
+@given(
+    logits=st.lists(st.floats(-80, 80), min_size=2, max_size=12),
+    draw=st.sampled_from([0.0, 5e-324, 0.25, 1 - 2**-53]),
+    top_p=st.sampled_from([1.0, 0.95, 0.1, 1e-9]),
+)
+@settings(max_examples=200, deadline=None)
+def test_no_draw_picks_a_token_of_no_probability(logits, draw, top_p):
+    row = torch.tensor([logits])
+    tokens, logprobs = pick_tokens(row, torch.tensor([draw], dtype=torch.float64), 1.0, top_p)
+    assert torch.softmax(row, -1)[0, tokens[0]] > 0
+    assert math.isfinite(logprobs[0])
+
+
+def test_a_banned_token_is_never_drawn_at_either_end():
+    logits = torch.tensor([[-math.inf, 0.0, -math.inf]])
+    for draw in (0.0, 1 - 2**-53):
+        tokens, _ = pick_tokens(logits, torch.tensor([draw], dtype=torch.float64), 1.0, 1.0)
+        assert tokens.item() == 1
+
+
+def test_draws_depend_on_the_seed_alone():
+    assert torch.equal(uniform_draws(3, 4, 11), uniform_draws(3, 4, 11))
+    assert not torch.equal(uniform_draws(3, 4, 11), uniform_draws(3, 4, 12))

@@ -1,0 +1,75 @@
+"""The file server: reports yes, everything else no."""
+
+from __future__ import annotations
+
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from functools import partial
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from pipeline_lib.services.files import Handler
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    for folder in ("runs/one/reports/data_docs/validate_problems", "runs/one/.run", "reports"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "runs/one/reports/report.html").write_text("the report")
+    (tmp_path / "runs/one/params.yaml").write_text("secret: 1")
+    (tmp_path / "secret.txt").write_text("secret")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path))) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+
+
+def get(address: str) -> tuple[int, bytes]:
+    try:
+        with urllib.request.urlopen(address, timeout=5) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def test_a_report_is_served(server):
+    assert get(f"{server}/runs/one/reports/report.html") == (200, b"the report")
+    assert get(f"{server}/health") == (200, b"ok")
+
+
+def test_the_gates_are_listed(server):
+    status, body = get(f"{server}/runs/one/reports/data_docs/")
+    assert status == 200
+    assert b"validate_problems" in body
+
+
+@pytest.mark.parametrize("path", ["one/reports/data_docs/validate_x/index.html", "two/reports/data_docs/"])
+def test_a_page_that_is_not_there_yet_says_so_and_looks_again(server, path):
+    status, body = get(f"{server}/runs/{path}")
+    assert status == 200
+    assert b"Not there yet" in body
+    assert b'http-equiv="refresh"' in body
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/secret.txt",
+        "/runs/one/params.yaml",
+        "/reports/../secret.txt",
+        "/reports/%2e%2e/secret.txt",
+        "/runs/one/reports/../../../secret.txt",
+        "/runs/../secret.txt/reports",
+        "/runs/one/reports/none.json",
+    ],
+)
+def test_nothing_else_is(server, path):
+    status, body = get(server + path)
+    assert status == 404
+    assert b"secret: 1" not in body
+    assert body != b"secret"

@@ -1,0 +1,88 @@
+"""Starting and stopping, without the services themselves (the integration tests start those)."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline_lib.orchestration.processes import SERVICES_MARK
+from pipeline_lib.services import settings, stack
+from pipeline_lib.services.__main__ import main
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "mlflow").mkdir()
+    (tmp_path / "mlflow/server.env").write_text("# why\nMLFLOW_SERVER_ENABLE_JOB_EXECUTION=false\n")
+    (tmp_path / ".run").mkdir()
+    return tmp_path
+
+
+PORTS = {"airflow": 1, "mlflow": 2, "files": 3}
+
+
+def test_everything_listens_on_loopback_and_secrets_are_private(root):
+    env = settings.environment(root, PORTS)
+    assert env["AIRFLOW__API__HOST"] == "127.0.0.1"
+    assert env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+    assert env["AIRFLOW__API_AUTH__JWT_SECRET"] != env["AIRFLOW__API__SECRET_KEY"]
+    for secret in (root / ".run/airflow").glob("*.secret"):
+        assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert settings.environment(root, PORTS)["AIRFLOW__API__SECRET_KEY"] == env["AIRFLOW__API__SECRET_KEY"]
+    commands = {service.name: service.command for service in settings.services(root, PORTS)}
+    assert "--skip-serve-logs" in commands["airflow-scheduler"]
+    assert commands["mlflow"][commands["mlflow"].index("--host") + 1] == "127.0.0.1"
+
+
+def test_a_taken_port_is_replaced():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert stack._free_port(port) not in (0, port)
+
+
+def test_down_stops_also_what_left_its_session(root):
+    env = {**os.environ, SERVICES_MARK: str(root)}
+    inner = f"import subprocess, sys, time; subprocess.Popen([{sys.executable!r}, '-c', 'import time; time.sleep(600)'], start_new_session=True); time.sleep(600)"
+    leader = subprocess.Popen([sys.executable, "-c", inner], env=env, start_new_session=True)
+    said: list[str] = []
+    stack.down(root, say=said.append)
+    assert leader.wait(timeout=5) != 0
+    assert said == ["stopped"]
+    stack.down(root, say=said.append)
+    assert said[-1] == "nothing is running"
+
+
+def test_a_stale_file_kills_nobody(root):
+    bystander = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    try:
+        started = (stack.Started("airflow-api", bystander.pid, "1"),)  # the number is somebody else's now
+        stack._save(root, stack.Stack(PORTS, started, stack._boot_id()))
+        stack.down(root, say=lambda _: None)
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+
+
+def test_status_says_when_nothing_runs(root, capsys):
+    assert main(["status", "--root", str(root)]) == 1
+    assert "make up" in capsys.readouterr().out
+
+
+def test_help_answers_without_airflow():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "pipeline_lib.services", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "demo" in done.stdout
+    assert "airflow.configuration" not in done.stderr
+    assert "pydantic" not in done.stderr

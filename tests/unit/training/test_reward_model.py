@@ -1,0 +1,49 @@
+"""Reward models: what they read, that they learn, that a saved one scores the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipeline_lib.data.microworld.vocabulary import build_tokenizer
+from pipeline_lib.errors import DataError
+from pipeline_lib.training.packing import Tree
+from pipeline_lib.training.reward_model import RewardModel, ScalarModel
+from tests.unit.training.tiny import tiny_model
+
+
+def _model() -> ScalarModel:
+    model = ScalarModel(tiny_model())
+    torch.manual_seed(0)
+    torch.nn.init.normal_(model.head.weight)
+    return model
+
+
+def test_the_score_is_read_at_the_last_token_of_each_response():
+    model = _model()
+    trees = [Tree((5, 6), ((7, 8, 9), (7,))), Tree((3,), ((4, 4),))]
+    scores = model(trees)
+    for score, ids in zip(scores, ([5, 6, 7, 8, 9], [5, 6, 7], [3, 4, 4]), strict=True):
+        hidden = model.body.lm.model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1]
+        torch.testing.assert_close(score, model.head(hidden)[0], atol=1e-5, rtol=1e-5)
+
+
+def test_saved_and_loaded_scores_are_the_same(tmp_path):
+    model = RewardModel(_model(), build_tokenizer(), mean=0.3, std=2.0, answer_only=True)
+    prompts, responses = ["a", "b"], ["<think>so</think><answer>1</answer>", "2"]
+    scores = model.score(prompts, responses)
+    model.save(tmp_path / "rm")
+    assert RewardModel.load(tmp_path / "rm").score(prompts, responses) == pytest.approx(scores)
+    assert all(0 < score < 1 for score in scores)
+    (tmp_path / "rm" / "reward_head.safetensors").unlink()
+    with pytest.raises(DataError, match="reward_head"):
+        RewardModel.load(tmp_path / "rm")
+
+
+def test_helpfulness_reads_the_answer_and_safety_the_whole():
+    scalar = _model()
+    answer = RewardModel(scalar, build_tokenizer(), mean=0.0, std=1.0, answer_only=True)
+    whole = RewardModel(scalar, build_tokenizer(), mean=0.0, std=1.0, answer_only=False)
+    texts = ["<think>so 1</think><answer>1</answer>", "<think>wait 2</think><answer>1</answer>"]
+    assert len(set(answer.raw_scores(["q", "q"], texts))) == 1
+    assert len(set(whole.raw_scores(["q", "q"], texts))) == 2
