@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline_lib.data.schema import SftSample
@@ -175,6 +175,20 @@ def select(
         mine.append(response)
         samples.append(sample_of(row.problem, response, len(mine) - 1, target_language, source))
     return Selection(tuple(samples), len(judged), dict(dropped))
+
+
+def merge(first: Sequence[SftSample], second: Sequence[SftSample]) -> list[SftSample]:
+    """Both sets in order, without what `second` repeats; a problem's samples are numbered through, so ids stay unique."""
+    seen: set[tuple[str, str]] = set()
+    count: Counter[str] = Counter()
+    merged = []
+    for sample in (*first, *second):
+        key = (sample.problem_id, sample.response)
+        if key not in seen:
+            seen.add(key)
+            merged.append(replace(sample, id=f"{sample.problem_id}-{count[sample.problem_id]}"))
+            count[sample.problem_id] += 1
+    return merged
 
 
 def prefer_verification(samples: Sequence[SftSample], share: float, limit: int, seed: int) -> list[SftSample]:

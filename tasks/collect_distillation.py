@@ -8,7 +8,7 @@ from tasks._main import StageContext, run_stage
 def collect_distillation(ctx: StageContext) -> None:
     """Sample the chosen teacher; keep correct, single-language, well-formed responses; optionally add the stage-3 data."""
     from pipeline_lib.data.schema import read_problems, read_samples, write_samples
-    from pipeline_lib.rejection_sampling import draw_problems, select
+    from pipeline_lib.rejection_sampling import draw_problems, merge, select
     from pipeline_lib.seeds import derive_seed
     from tasks._sampling import sample_model
 
@@ -23,8 +23,7 @@ def collect_distillation(ctx: StageContext) -> None:
     selection = select(judged, section, target_language=language, source=section.teacher, polish_format=False)
     samples = list(selection.samples)
     if section.reuse_rejections:
-        taken = {s.id for s in samples}
-        samples += [s for s in read_samples(ctx.root / "data/rejections/train.parquet") if s.id not in taken]
+        samples = merge(samples, read_samples(ctx.root / "data/rejections/train.parquet"))
     write_samples(ctx.root / "data/distillation/train.parquet", samples)
     ctx.write_metrics({**selection.metrics(), "written": len(samples)})
 

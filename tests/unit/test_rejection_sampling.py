@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline_lib.data.schema import SftSample
 from pipeline_lib.errors import DataError
 from pipeline_lib.params.data import SamplingSection
 from pipeline_lib.rejection_sampling import (
     Judged,
     draw_problems,
     fault_of,
+    merge,
     polish,
     prefer_verification,
     reference_samples,
@@ -109,3 +111,21 @@ def test_drawing_is_repeatable_and_bounded() -> None:
     problems = [problem(f"p{i}") for i in range(20)]
     assert draw_problems(problems, 5, 3) == draw_problems(problems, 5, 3)
     assert len(draw_problems(problems, 50, 3)) == 20
+
+
+def test_merge_keeps_each_response_once_and_numbers_a_problems_samples_through() -> None:
+    def row(name: str, response: str, index: int, source: str) -> SftSample:
+        return sample_of(problem(name), response, index, "en", source)
+
+    other = GOOD.replace("so", "then")
+    merged = merge(
+        [row("p1", GOOD, 0, "r1"), row("p1", other, 1, "r1"), row("p2", GOOD, 0, "r1")],
+        [row("p1", other, 0, "rl"), row("p1", GOOD + " ", 1, "rl"), row("p3", GOOD, 0, "rl")],
+    )
+    assert [(s.id, s.response, s.source) for s in merged] == [
+        ("p1-0", GOOD, "r1"),
+        ("p1-1", other, "r1"),
+        ("p2-0", GOOD, "r1"),
+        ("p1-2", GOOD + " ", "rl"),
+        ("p3-0", GOOD, "rl"),
+    ]
