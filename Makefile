@@ -7,8 +7,6 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export DS_ACCELERATOR ?= cpu
-# Without cached bytecode every stage compiles torch and transformers again: 15 s of CPU each.
-unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup setup-gpu demo up down status repro test test-fast test-slow check format claims test-e2e lock deps browser clean
 

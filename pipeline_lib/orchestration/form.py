@@ -90,11 +90,7 @@ def write_params(worktree: Path, profile: str | None, overrides: Mapping[str, An
         input=request,
         capture_output=True,
         text=True,
-        env={
-            "PATH": str(Path(sys.executable).parent),
-            "PYTHONPATH": str(worktree),
-            "PYTHONDONTWRITEBYTECODE": "1",
-        },
+        env={"PATH": str(Path(sys.executable).parent), "PYTHONPATH": str(worktree)},
         check=False,
     )
     if done.returncode == EXIT_BAD_INPUT:

@@ -80,7 +80,6 @@ def stage_environment(worktree: Path, address: str, extra: Mapping[str, str]) ->
         PATH=os.pathsep.join([venv_bin, env.get("PATH", os.defpath)]),
         PYTHONPATH=str(worktree),
         PYTHONUNBUFFERED="1",
-        PYTHONDONTWRITEBYTECODE="1",
         SHELL="/bin/sh",
         DVC_NO_ANALYTICS="1",
         CI="true",  # DVC then leaves its progress bars out of the log
