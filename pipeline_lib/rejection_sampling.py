@@ -30,14 +30,16 @@ from pipeline_lib.seeds import derive_seed
 from pipeline_lib.types import Completion, Domain, Outcome, Problem, SamplingParams, Verdict
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
     from transformers import PreTrainedTokenizerBase
 
     from pipeline_lib.params.data import SamplingSection
     from pipeline_lib.rewards.combine import Scorer
     from pipeline_lib.rollout import Generator
+    from pipeline_lib.rollout.protocol import ProgressCallback
 
 ROWS_AT_ONCE = 512
-"""Responses in flight: bounds memory, and sets how often the progress bar moves."""
+"""Responses in flight: bounds memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,11 @@ def sample_and_judge(
             chunk = problems[start : start + at_once]
             prompts = [render_prompt(tokenizer, problem.prompt) for problem in chunk]
             groups = generator.generate(
-                prompts, [p.id for p in chunk], sampling, seed=derive_seed(seed, start)
+                prompts,
+                [p.id for p in chunk],
+                sampling,
+                seed=derive_seed(seed, start),
+                on_progress=_moves(bar),
             )
             rows = [
                 (problem, completion)
@@ -109,7 +115,16 @@ def sample_and_judge(
             verdicts = scorer.verify_batch([p for p, _ in rows], [c.text for _, c in rows])
             for (problem, completion), verdict in zip(rows, verdicts, strict=True):
                 yield Judged(problem, completion, verdict)
-            bar.update(len(rows))
+
+
+def _moves(bar: tqdm) -> ProgressCallback:
+    """A callback that moves `bar` from where it stands now to (finished samples of this call) further."""
+    start = bar.n
+
+    def move(done: int, _total: int) -> None:
+        bar.update(start + done - bar.n)
+
+    return move
 
 
 def fault_of(judged: Judged, section: SamplingSection, target_language: str) -> str | None:

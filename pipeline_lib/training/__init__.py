@@ -1,0 +1,1 @@
+"""Training jobs on DeepSpeed: SFT, GRPO and relatives, reward models; checkpoints that continue exactly."""

@@ -8,7 +8,8 @@ Everything random is a function of (seed, step), so a run that was killed and re
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +131,8 @@ class _Loop:
         seen, groups, resampled = self._sample()
         sampled = time.perf_counter()
         rate = warmup_constant(state.step, params.learning_rate, params.warmup_steps)
-        stats = self.trainer.update(groups, rate)
+        with self._asleep():
+            stats = self.trainer.update(groups, rate)
         exact = self.engine_params.rollout == "torch" and self.engine_params.dtype == "float32"
         require_agreement(stats.agreement, exact=exact, step=state.step)
         if stats.updates:
@@ -171,6 +173,18 @@ class _Loop:
             state.step,
         )
         return row
+
+    @contextmanager
+    def _asleep(self) -> Iterator[None]:
+        """Inside, a sampler on the trainer's own GPU gives its cache and weights' memory to the update (design §5)."""
+        if self.context.world.device.type != "cuda":
+            yield
+            return
+        self.generator.sleep()
+        try:
+            yield
+        finally:
+            self.generator.wake()
 
     def _sample(self) -> tuple[list[Group], list[Group], int]:
         """This rank's groups: (all that were sampled, those to learn from, how many were sampled again)."""
