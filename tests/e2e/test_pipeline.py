@@ -1,7 +1,7 @@
 """The whole graph with a small budget: through `dvc repro`, and through Airflow's real scheduler.
 
-Both start from a fresh clone of the last commit (uncommitted edits are not tested) that shares this checkout's .venv.
-The second run gets another seed, so that nothing is restored from the first.
+Both start from a fresh clone of the last commit (uncommitted edits are not tested) with a cache of its own; they share
+this checkout's .venv alone. Same seed, so both must end with the same dvc.lock, byte for byte of every output.
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ STAGE_MODELS = {
 }
 
 
-@pytest.fixture
-def clone(tmp_path: Path) -> Path:
-    path = tmp_path / "clone"
+def fresh_clone(path: Path) -> Path:
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(path)], check=True)
     (path / ".venv").symlink_to(ROOT / ".venv")
     return path
@@ -66,9 +64,17 @@ def check_reports(root: Path) -> None:
         assert (root / f"reports/gates/{gate}.json").is_file()
 
 
-def test_dvc_repro_alone_then_nothing_to_do(clone: Path) -> None:
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which `dvc repro` alone, with no server, ran the smoke profile."""
+    clone = fresh_clone(tmp_path_factory.mktemp("repro") / "clone")
     assert run(clone, sys.executable, "-m", "tasks.configure", "--profile", "smoke").returncode == 0
     assert run(clone, "dvc", "repro").returncode == 0
+    return clone
+
+
+def test_dvc_repro_alone_then_nothing_to_do(reproduced: Path) -> None:
+    clone = reproduced
     check_reports(clone)
     started = time.monotonic()
     again = run(clone, "dvc", "repro")
@@ -84,58 +90,45 @@ def test_dvc_repro_alone_then_nothing_to_do(clone: Path) -> None:
     assert run(clone, "dvc", "plots", "show", "--json").returncode == 0
 
 
-def locked(root: Path) -> dict[str, object]:
+def locked(root: Path) -> dict[str, dict[str, object]]:
     """dvc.lock without its order; the frozen stage, whose files git holds, is no task of the DAG."""
     stages = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
     return {name: body for name, body in stages.items() if name != "pretrain_micro_base"}
 
 
 @pytest.fixture
-def stopped_afterwards(clone: Path) -> Iterator[Path]:
+def served(tmp_path: Path) -> Iterator[Path]:
+    """Another clone; the services that a test starts in it are stopped at the end."""
+    clone = fresh_clone(tmp_path / "clone")
     yield clone
     run(clone, sys.executable, "-m", "pipeline_lib.services", "down", timeout=120)
 
 
-def test_airflow_runs_the_graph_and_the_main_checkout_has_nothing_left_to_compute(
-    stopped_afterwards: Path,
+def test_airflow_ends_with_the_same_bytes_and_leaves_the_main_checkout_nothing_to_compute(
+    reproduced: Path, served: Path
 ) -> None:
-    clone = stopped_afterwards
-    assert (
-        run(
-            clone, sys.executable, "-m", "tasks.configure", "--profile", "smoke", "--set", "run.seed=11"
-        ).returncode
-        == 0
-    )
-    run(
-        clone,
-        "git",
-        "-c",
-        "user.name=ci",
-        "-c",
-        "user.email=ci@localhost",
-        "commit",
-        "-qam",
-        "small budget, another seed",
-    )
-    demo = run(
-        clone,
-        sys.executable,
-        "-m",
-        "pipeline_lib.services",
-        "demo",
-        "--profile",
-        "smoke",
-        "--set",
-        "run.seed=11",
-    )
+    demo = run(served, sys.executable, "-m", "pipeline_lib.services", "demo", "--profile", "smoke")
     assert demo.returncode == 0
     assert "r1_zero" in demo.stdout
-    worktree = next(p for p in (clone / "runs").iterdir() if p.is_dir())
+    worktree = next(p for p in (served / "runs").iterdir() if p.is_dir())
     check_reports(worktree)
-    branches = run(clone, "git", "branch", "--list", "run/*").stdout
-    assert worktree.name in branches
-    mine = run(clone, "dvc", "repro")
+    assert worktree.name in run(served, "git", "branch", "--list", "run/*").stdout
+    assert locked(worktree) == locked(reproduced), "two clones, one seed: the same hashes everywhere"
+
+    assert run(served, sys.executable, "-m", "tasks.configure", "--profile", "smoke").returncode == 0
+    mine = run(served, "dvc", "repro")
     assert mine.returncode == 0
     assert "Running stage" not in mine.stdout, "the Airflow run had computed everything"
-    check_reports(clone)
-    assert locked(clone) == locked(worktree)
+    check_reports(served)
+    assert locked(served) == locked(worktree)
+
+
+def test_another_seed_is_another_run(reproduced: Path, tmp_path: Path) -> None:
+    clone = fresh_clone(tmp_path / "clone")
+    seed = ("--profile", "smoke", "--set", "run.seed=11")
+    assert run(clone, sys.executable, "-m", "tasks.configure", *seed).returncode == 0
+    assert run(clone, "dvc", "repro", "select_hard_problems").returncode == 0
+    ours, theirs = locked(clone), locked(reproduced)
+    for stage in ("prepare_problems", "select_hard_problems"):
+        assert ours[stage]["outs"] != theirs[stage]["outs"]
+    assert ours["prepare_base_model"]["outs"] == theirs["prepare_base_model"]["outs"]
