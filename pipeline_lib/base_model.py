@@ -8,7 +8,7 @@
 - `random`: a directory's config and tokenizer with random weights, to benchmark real widths without them.
 
 `layers` prunes depth: that many evenly spaced layers are kept, the first and the last among them (the usual
-start for a smaller student of the same family; Sun et al. 2019, Sanh et al. 2019).
+start for a smaller student of the same family; Sun et al. 2019, Sanh et al. 2019). `template` says how the model is asked.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pipeline_lib.errors import ConfigError, DataError
 from pipeline_lib.modeling import load_model, load_tokenizer, save_model
+from pipeline_lib.prompt_templates import chat_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -37,6 +38,7 @@ def prepare_base_model(section: PrepareBaseModelParams, out: Path) -> None:
     model, tokenizer = _SOURCES[section.kind](section.source)
     if section.layers:
         keep_layers(model, section.layers)
+    tokenizer.chat_template = chat_template(section.template, tokenizer.chat_template)
     save_model(model.float(), tokenizer, out)
 
 

@@ -72,6 +72,10 @@ class PrepareBaseModelParams(StrictModel):
         ge=0,
         description="Depth-prune to this many evenly spaced layers (a smaller student of the same family); 0: all.",
     )
+    template: Literal["own", "r1_zero", "few_shot"] = Field(
+        "own",
+        description="How the model is asked (pipeline_lib/prompt_templates.py). own: its own chat template; r1_zero: the paper's words (v1 Table 1); few_shot: its own, with worked examples before.",
+    )
 
 
 class SelectHardProblemsParams(StrictModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from pipeline_lib.base_model import keep_layers, prepare_base_model
 from pipeline_lib.errors import ConfigError, DataError
 from pipeline_lib.modeling import load_model, load_tokenizer, render_prompt, save_model
 from pipeline_lib.params.data import PrepareBaseModelParams
+from pipeline_lib.prompt_templates import EXAMPLES, R1_ZERO
+from pipeline_lib.rewards.response import is_well_formed
 from pipeline_lib.types import SamplingParams
 
 
@@ -107,3 +110,25 @@ def test_the_smollm2_package_becomes_a_model_that_answers(tmp_path):
     [[completion]] = TorchGenerator(model, tokenizer).generate([prompt], ["sum"], sampling, seed=0)
     assert completion.finished
     assert "5" in completion.text
+
+
+def test_the_template_says_how_the_model_is_asked(tmp_path, model, tokenizer):
+    turns = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
+    given = copy.deepcopy(tokenizer)
+    given.chat_template = turns
+    save_model(model, given, tmp_path / "given")
+    asked = {}
+    for kind in ("own", "r1_zero", "few_shot"):
+        out = _prepare(tmp_path / kind, kind="directory", source=str(tmp_path / "given"), template=kind)
+        asked[kind] = load_tokenizer(out).apply_chat_template(
+            [{"role": "user", "content": "3 + 4 = ?"}], add_generation_prompt=True, tokenize=False
+        )
+    assert asked["own"] == "[user] 3 + 4 = ?\n"
+    assert asked["r1_zero"] == f"{R1_ZERO} User: 3 + 4 = ? Assistant:"
+    assert asked["few_shot"].endswith(asked["own"])
+    for question, answer in EXAMPLES:
+        assert asked["few_shot"].index(question) < asked["few_shot"].index(answer)
+
+
+def test_the_examples_are_in_the_format_they_ask_for():
+    assert all(is_well_formed(answer) for _, answer in EXAMPLES)
