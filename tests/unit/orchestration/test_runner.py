@@ -117,17 +117,30 @@ def test_nothing_survives_a_worker_that_is_killed(repo):
 def test_a_new_attempt_first_stops_what_an_earlier_one_left(repo):
     sleeper = subprocess.Popen(["sleep", "600"], env={**os.environ, processes.STAGE_MARK: f"{repo}:s"})
     stage, lines = run(repo, "three")
+    _wait_patiently(stage, lines)
+    assert sleeper.wait(timeout=5) == -signal.SIGTERM
+    assert any("an earlier attempt of s still runs" in line for line in lines)
+
+
+def test_a_lock_table_that_a_killed_dvc_left_half_written_is_mended(repo):
+    table = repo / ".dvc" / "tmp" / "rwlock"
+    table.write_text("")
+    stage, lines = run(repo, "four")
+    _wait_patiently(stage, lines)
+    assert (repo / "out").read_text() == "four"
+    assert any("half written" in line for line in lines)
+
+
+def _wait_patiently(stage: StageRun, lines: list[str]) -> None:
+    """A dvc that a test before has killed may still be a zombie that nobody has reaped: dvc takes it for alive."""
     for attempt in range(6):
         try:
             stage.wait(lines.append)
-            break
+            return
         except StageFailed as error:
-            # The dvc killed by the test before may still be a zombie that nobody has reaped: dvc takes it for alive.
             if "is busy" not in str(error) or attempt == 5:
                 raise
             time.sleep(5)
-    assert sleeper.wait(timeout=5) == -signal.SIGTERM
-    assert any("an earlier attempt of s still runs" in line for line in lines)
 
 
 def test_airflows_secrets_do_not_reach_a_stage(repo, monkeypatch):
