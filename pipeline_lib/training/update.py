@@ -114,7 +114,7 @@ class PolicyTrainer:
     def update(self, groups: Sequence[Group], learning_rate: float) -> UpdateStats:
         """Train on this rank's groups, in `params.minibatches` optimizer steps.
 
-        Raises NonFiniteError naming the problem when a log-probability is NaN or infinite.
+        Raises NonFiniteError naming problem and sample when a log-probability is NaN or infinite.
         """
         parts = [list(groups[start :: self.params.minibatches]) for start in range(self.params.minibatches)]
         prepared = [self._prepare(part) for part in parts]
@@ -202,8 +202,11 @@ class PolicyTrainer:
         if not torch.isfinite(flat_M).all():
             bad_BT = micro.packed.unflatten((~torch.isfinite(flat_M.detach())).float())
             row = micro.rows[int(bad_BT.sum(dim=1).nonzero()[0])]
-            problem = groups[row // self.params.group_size].problem.id
-            raise NonFiniteError(f"problem {problem}: the policy's log-probabilities are not finite")
+            group, sample = divmod(row, self.params.group_size)
+            problem = groups[group].problem.id
+            raise NonFiniteError(
+                f"problem {problem}, sample {sample}: the policy's log-probabilities are not finite"
+            )
         return micro.packed.unflatten(flat_M)
 
     def _optimize(

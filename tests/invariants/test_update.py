@@ -168,7 +168,7 @@ def _update_poisoned():
     trainer.update(clean + groups[2:3], 1e-3)
 
 
-def test_nan_raises_at_once_and_names_the_problem():
+def test_nan_raises_at_once_and_names_problem_and_sample():
     # A tied head spreads the NaN over the vocabulary: the first problem of the micro-batch is named.
-    with pytest.raises(RuntimeError, match=r"NonFiniteError: problem p\d: "):
+    with pytest.raises(RuntimeError, match=r"NonFiniteError: problem p\d, sample \d: "):
         on_ranks(1, _update_poisoned)
