@@ -40,7 +40,7 @@ EXAMPLES = (
         "<think>24 / 3 = 8</think><answer>8</answer>",
     ),
 )
-"""Questions of our own, in the style of word problems; in no benchmark (the gate would say so)."""
+"""Questions of our own, in the style of word problems. No gate reads templates: keep benchmark questions out by hand."""
 
 
 def chat_template(kind: str, own: str | None) -> str | None:
