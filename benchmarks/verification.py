@@ -1,0 +1,205 @@
+"""Verification: programs and answers a second, contained and bounded, against the plain way without either.
+
+Programs: one small function with three tests, in the sandbox (tests that are cut into calls, and tests that need the second
+jail), and as a bare `python -I` process. Answers: judged as in training, against `math_verify.verify(parse(…), parse(…))`
+called in a loop, on the answers of three kinds of problem sets. Rates are per core: processor time of everything involved.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks._bench import Bench, Benchmark
+from benchmarks._measure import Spread, ratio_of_pairs, spread, table
+
+PROGRAM = "def add(a, b):\n    return a + b\n"
+CUT = ("assert add(1, 2) == 3", "assert add(2, 2) == 4", "assert add([1], [2]) == [1, 2]")
+JUDGED = ("import math\nassert math.isclose(add(1, 2), 3) and add(2, 2) == 4 and add([1], [2]) == [1, 2]",)
+BATCH = 25
+"""Programs a measurement."""
+
+FORMULAS = (
+    ("\\frac{1}{2}", "0.5"), ("\\frac{\\sqrt{3}}{2}", "\\frac{\\sqrt{3}}{2}"), ("x^2+2x+1", "(x+1)^2"), ("2\\sqrt{5}", "\\sqrt{20}"),
+    ("(1,2)", "(2,1)"), ("\\frac{\\pi}{4}", "\\frac{\\pi}{3}"), ("3+4i", "4i+3"), ("\\{1,2,3\\}", "\\{3,2,1\\}"),
+)  # fmt: skip
+HOSTILE = (("2^{10}", "9^{9^{9^{9}}}"), ("x^2+1", "\\frac{1}{" * 40 + "x" + "}" * 40), ("10", "99999!" * 3))
+"""Answers that algebra does not finish, or not soon: each side gets as long as its own deadline allows."""
+
+
+def _timed(action: Callable[[], None], processor: Callable[[], float]) -> tuple[float, float]:
+    wall, used = time.perf_counter(), processor()
+    action()
+    return time.perf_counter() - wall, processor() - used
+
+
+def _tree_seconds(pid: int) -> float:
+    """Processor time of a process and of its children that ended."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+
+
+def _children_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime + time.process_time()
+
+
+def programs(rounds: int) -> str:
+    """The table for code."""
+    from pipeline_lib.sandbox.client import Sandbox
+    from pipeline_lib.types import Outcome
+
+    code = PROGRAM + "\n".join(CUT)
+    interpreter = os.path.realpath(sys.executable)
+
+    def plain() -> None:
+        for _ in range(BATCH):
+            subprocess.run([interpreter, "-I", "-c", code], check=True)
+
+    with Sandbox() as sandbox:
+        server = sandbox._server
+        assert server is not None
+
+        def contained(tests: Sequence[str]) -> None:
+            for _ in range(BATCH):
+                assert sandbox.run_tests(PROGRAM, "add", tuple(tests)).outcome is Outcome.CORRECT
+
+        def spent() -> float:
+            return _tree_seconds(server.pid) + time.process_time()
+
+        sides: dict[str, tuple[Callable[[], None], Callable[[], float]]] = {
+            "sandbox, tests cut into calls": (lambda: contained(CUT), spent),
+            "sandbox, second jail": (lambda: contained(JUDGED), spent),
+            "`python -I`, no containment": (plain, _children_seconds),
+        }
+        measured: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+        for turn in range(rounds + 1):
+            for name, (action, processor) in sides.items():
+                times = _timed(action, processor)
+                if turn:
+                    measured[name].append(times)
+    *_, plain_times = measured.values()
+    rows = []
+    for name, times in measured.items():
+        wall, used = ([pair[i] for pair in times] for i in (0, 1))
+        faster = ratio_of_pairs([pair[0] for pair in plain_times], wall)
+        rows.append([name, *_rates(wall, used, BATCH), f"{faster.show(1)}×"])
+    header = [
+        "a three-test program",
+        "ms each, one after the other",
+        "programs/s/core",
+        "speed against plain",
+    ]
+    return table(header, rows)
+
+
+def _rates(wall: Sequence[float], used: Sequence[float], count: int) -> tuple[str, str]:
+    each: Spread = spread(1e3 * seconds / count for seconds in wall)
+    return each.show(2), spread(count / max(seconds, 1e-9) for seconds in used).show(0)
+
+
+def answers(rounds: int, count: int) -> str:
+    """The table for math."""
+    draw = random.Random(0)
+    numbers = [(str(draw.randrange(7)), str(draw.randrange(7))) for _ in range(count)]
+    prices = [(f"{draw.randrange(1, 5000):,}", f"${draw.randrange(1, 5000)}.00") for _ in range(count)]
+    formulas = [FORMULAS[index % len(FORMULAS)] for index in range(count)]
+    kinds = {"micro world (0 to 6)": numbers, "word problems (`1,234`)": prices, "formulas (LaTeX)": formulas}
+    rows = []
+    for kind, pairs in kinds.items():
+        rows.append([kind, *_answers(pairs, rounds)])
+    return table(
+        ["expected answers", "judged/s/core here", "judged/s/core, math-verify", "ratio of wall time"], rows
+    )
+
+
+def _answers(pairs: Sequence[tuple[str, str]], rounds: int) -> tuple[str, str, str]:
+    from math_verify import parse, verify
+
+    from pipeline_lib.rewards.combine import Scorer
+    from pipeline_lib.types import Domain, Problem
+
+    problems = [Problem(f"p{index}", Domain.MATH, "?", answer=gold) for index, (gold, _) in enumerate(pairs)]
+    texts = [f"<think>so</think><answer>{answer}</answer>" for _, answer in pairs]
+    with Scorer() as scorer:
+        scorer.verify_batch(problems[:8], texts[:8])
+
+        def ours() -> None:
+            scorer.verify_batch(problems, texts)
+
+        def naive() -> None:
+            for gold, answer in pairs:
+                verify(parse(f"${gold}$"), parse(f"${answer}$"))
+
+        mine, theirs = [], []
+        for turn in range(rounds + 1):
+            one, other = _timed(ours, _family_seconds), _timed(naive, _family_seconds)
+            if turn:
+                mine.append(one)
+                theirs.append(other)
+    ratio = ratio_of_pairs([wall for wall, _ in theirs], [wall for wall, _ in mine])
+    rates = [spread(len(pairs) / max(used, 1e-3) for _, used in times).show(0) for times in (mine, theirs)]
+    return rates[0], rates[1], f"**{ratio.show(1)}×**"
+
+
+def _family_seconds() -> float:
+    """Processor time of this process and of its living children (the math verifier's workers)."""
+    import psutil
+
+    return time.process_time() + sum(
+        child.cpu_times().user + child.cpu_times().system for child in psutil.Process().children()
+    )
+
+
+def hostile() -> str:
+    """What each side does with answers that algebra does not finish."""
+    from pipeline_lib.rewards.accuracy import Question, judge_quickly, verdict_of
+    from pipeline_lib.rewards.math_pool import MathPool
+
+    rows = []
+    with MathPool(workers=1, seconds=5.0) as pool:
+        pool.compare("1", "1")
+        for gold, answer in HOSTILE:
+            began = time.perf_counter()
+            verdict = judge_quickly(gold, answer)
+            if isinstance(verdict, Question):
+                verdict = verdict_of(verdict, answer, pool.compare(verdict.gold, verdict.answer))
+            seconds = time.perf_counter() - began
+            shown = answer if len(answer) < 24 else answer[:20] + "…"
+            rows.append([f"`{shown}`", f"{verdict.outcome.value}, {seconds:.2f} s", _naively(gold, answer)])
+    return table(["answer", "here", "math-verify in a thread, as trainers call it"], rows)
+
+
+def _naively(gold: str, answer: str, patience: float = 20.0) -> str:
+    """In a thread, where its own alarm cannot ring and has to be off; in a process, since nothing else could stop it."""
+    program = (
+        "import threading, time\nfrom math_verify import parse, verify\n"
+        "def read(x): return parse('$' + x + '$', parsing_timeout=None)\n"
+        f"def run(): print(verify(read({gold!r}), read({answer!r}), timeout_seconds=None))\n"
+        "t = time.perf_counter(); w = threading.Thread(target=run); w.start(); w.join(); print(time.perf_counter() - t)\n"
+    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=patience + 15
+        )
+    except subprocess.TimeoutExpired:
+        return f"still busy after {patience:.0f} s, stopped"
+    said = done.stdout.split()
+    if len(said) == 2:
+        return f"{said[0]}, {float(said[1]):.2f} s"
+    last = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no answer"
+    return f"no verdict: {last[:80]}"
+
+
+def _run(bench: Bench) -> str:
+    count = 64 if bench.quick else 1024
+    return "\n\n".join([programs(bench.rounds), answers(bench.rounds, count), hostile()])
+
+
+BENCHMARK = Benchmark("verification", "Verification", _run)
