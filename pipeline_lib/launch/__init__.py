@@ -27,6 +27,9 @@ def run_job(spec: JobSpec) -> Mapping[str, float]:
     """Run `spec` to its end with the launcher its engine section names; returns the job's metrics.
 
     Idempotent: a running copy of the same job is reattached to, an interrupted one continues from its checkpoint.
-    Raises what the job failed with: Preempted, ConfigError-like bad input, or JobFailed with the log's tail.
+    Raises what the job failed with: Preempted, ConfigError-like bad input, JobHeld by a queue, or JobFailed with the
+    log's tail.
     """
-    return launcher_named(str(spec.engine["launcher"])).run(spec)
+    from pipeline_lib.launch.waiting import run_to_end
+
+    return run_to_end(launcher_named(str(spec.engine["launcher"])), spec)
