@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
 def launcher_named(name: str) -> Launcher:
     """The launcher of module `pipeline_lib.launch.<name>`; ConfigError when there is none."""
+    address = f"{__name__}.{name}"
     try:
-        module = importlib.import_module(f"pipeline_lib.launch.{name}")
-        launcher: Launcher = module.LAUNCHER
-    except (ModuleNotFoundError, AttributeError):
+        launcher: Launcher = importlib.import_module(address).LAUNCHER
+    except (ModuleNotFoundError, AttributeError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name != address:
+            raise  # the launcher is there; something that it imports is not
         raise ConfigError("engine.launcher", name, "no such launcher; see pipeline_lib/launch") from None
     return launcher
 

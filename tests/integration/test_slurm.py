@@ -128,6 +128,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         found = Cluster(root)
         _until(lambda: _idle(found) == 2, why=lambda: (root / "daemons.out").read_text()[-3000:])
         yield found
+        # A step outlives its slurmd: what a test that failed left in the queue ends here.
+        found.say("scancel", "--me")
+        _until(lambda: not found.say("squeue", "--noheader", "--me"))
     finally:
         for daemon in reversed(daemons):
             daemon.terminate()
@@ -238,16 +241,29 @@ def _asked(**fields) -> dict[str, object]:
     return {**asked, "options": [], **fields}
 
 
+PARENTS: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_parent_outlives_its_test() -> Iterator[None]:
+    yield
+    while PARENTS:
+        with PARENTS.pop() as parent:
+            parent.kill()
+
+
 def _parent(world: Path, spec: JobSpec, module: str = "fakejob") -> subprocess.Popen[str]:
     """The launcher in a process of its own, to be killed or signalled."""
     (world / "spec.json").write_text(spec.to_json())
-    return subprocess.Popen(
+    parent = subprocess.Popen(
         [sys.executable, "-c", PARENT.format(root=str(ROOT), module=module)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=world,
     )
+    PARENTS.append(parent)
+    return parent
 
 
 def test_a_job_runs_on_two_nodes_and_leaves_nothing_but_its_outputs(world, capfd):
