@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
 def launcher_named(name: str) -> Launcher:
     """The launcher of module `pipeline_lib.launch.<name>`; ConfigError when there is none."""
+    address = f"{__name__}.{name}"
     try:
-        module = importlib.import_module(f"pipeline_lib.launch.{name}")
-        launcher: Launcher = module.LAUNCHER
-    except (ModuleNotFoundError, AttributeError):
+        launcher: Launcher = importlib.import_module(address).LAUNCHER
+    except (ModuleNotFoundError, AttributeError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name != address:
+            raise  # the launcher is there; something that it imports is not
         raise ConfigError("engine.launcher", name, "no such launcher; see pipeline_lib/launch") from None
     return launcher
 
@@ -27,6 +29,9 @@ def run_job(spec: JobSpec) -> Mapping[str, float]:
     """Run `spec` to its end with the launcher its engine section names; returns the job's metrics.
 
     Idempotent: a running copy of the same job is reattached to, an interrupted one continues from its checkpoint.
-    Raises what the job failed with: Preempted, ConfigError-like bad input, or JobFailed with the log's tail.
+    Raises what the job failed with: Preempted, ConfigError-like bad input, JobHeld by a queue, or JobFailed with the
+    log's tail.
     """
-    return launcher_named(str(spec.engine["launcher"])).run(spec)
+    from pipeline_lib.launch.waiting import run_to_end
+
+    return run_to_end(launcher_named(str(spec.engine["launcher"])), spec)

@@ -1,82 +1,74 @@
-"""What every launcher promises, and what they share: the job's directory and how its end is told."""
+"""What every launcher promises: to submit a job, to find it again, and to tell of it, stop it and show its log."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
-from pipeline_lib.errors import (
-    EXIT_BAD_INPUT,
-    EXIT_PREEMPTED,
-    DataError,
-    PipelineError,
-    Preempted,
-)
-from pipeline_lib.storage.atomic import write_bytes
-from pipeline_lib.training.spec import JobSpec
-
-RESULT = "result.json"
-LOG = "job.log"
-TAIL_LINES = 30
-TOLD = ("Preempted: ", "ConfigError: ", "DataError: ", "StorageError: ")
-"""How a job's one-line errors begin in its log (`training.job.main`)."""
+from pipeline_lib.errors import EXIT_BAD_INPUT, PipelineError
+from pipeline_lib.launch.job import Job
 
 
 class JobFailed(PipelineError):
     """A job crashed; the message holds the end of its log."""
 
 
+class JobHeld(PipelineError):
+    """A queue holds the job until a person acts: waiting, or trying again, cannot help."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
 class AlreadyRunning(PipelineError):
     """A second process asked for a job that a living one is already waiting for."""
 
 
-class Launcher(Protocol):
-    """Starts, finds again, signals and awaits a job."""
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a job stands."""
 
-    def run(self, spec: JobSpec) -> Mapping[str, float]:
-        """Run the job to its end; see `launch.run_job`."""
+    phase: Literal["waiting", "running", "held", "ended"]
+    exit_code: int | None = None
+    """Of an ended job, as a shell would say it (128 + signal); None where nobody can tell."""
+    detail: str = ""
+    """The queue's own words, where it has any: why a job waits, is held, or was ended from outside."""
+
+
+class Submitted(Protocol):
+    """A job that was started, by this process or by one before it."""
+
+    poll_seconds: float
+    """How long to leave between two questions."""
+
+    @property
+    def title(self) -> str:
+        """What the launcher calls it: `pid 12`, `Slurm job 7`."""
+        ...
+
+    def status(self) -> Status:
+        """Where it stands now."""
+        ...
+
+    def new_output(self) -> str:
+        """What it has written since the last call."""
+        ...
+
+    def stop(self) -> None:
+        """Ask every rank to write a checkpoint and leave (SIGTERM); returns at once."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it without touching it."""
         ...
 
 
-def prepare_folder(spec: JobSpec, root: Path) -> Path:
-    """The job's directory, checkpoints/<name>-<content key>/, with its spec. DataError for a missing input."""
-    folder = root / "checkpoints" / f"{spec.name}-{spec.content_key(root)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(folder / "spec.json", spec.to_json().encode())
-    return folder
+class Launcher(Protocol):
+    """One place where jobs run. `waiting.run_to_end` is what makes of it a job that ends."""
 
+    def find(self, job: Job) -> Submitted | None:
+        """The living copy of this job, whoever submitted it; None when there is none."""
+        ...
 
-def finished_result(spec: JobSpec, root: Path, folder: Path) -> Mapping[str, float] | None:
-    """The metrics of a job that is done and whose outputs are all there; None otherwise."""
-    if not (folder / RESULT).is_file() or not all((root / path).exists() for path in spec.outputs.values()):
-        return None
-    metrics: Mapping[str, float] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    return metrics
-
-
-def error_of(code: int, folder: Path, name: str) -> PipelineError:
-    """The exception that a job's exit code stands for, with the end of its log."""
-    lines = [line for line in log_tail(folder) if line.strip()]
-    told = [line for line in lines if line.startswith(TOLD)]
-    message = told[-1].partition(": ")[2] if told else lines[-1] if lines else "no output"
-    if code == EXIT_PREEMPTED:
-        return Preempted(message)
-    if code == EXIT_BAD_INPUT:
-        return DataError(message)
-    return JobFailed(f"{name} ended with exit code {code}; the end of {folder / LOG}:\n" + "\n".join(lines))
-
-
-def log_tail(folder: Path) -> list[str]:
-    """The last lines of the job's log."""
-    path = folder / LOG
-    if not path.is_file():
-        return []
-    return path.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove a finished job's directory with its checkpoints."""
-    shutil.rmtree(folder, ignore_errors=True)
+    def submit(self, job: Job) -> Submitted:
+        """Start the job. Idempotent: where another process was faster, its copy is returned."""
+        ...

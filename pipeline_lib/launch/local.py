@@ -14,117 +14,124 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
 from pipeline_lib.errors import EXIT_PREEMPTED
-from pipeline_lib.launch.base import (
-    LOG,
-    RESULT,
-    AlreadyRunning,
-    error_of,
-    finished_result,
-    log_tail,
-    prepare_folder,
-    remove_folder,
-)
-from pipeline_lib.training.spec import JobSpec
+from pipeline_lib.launch.base import Status
+from pipeline_lib.launch.job import LOG, Job, LogReader, log_tail
 
-OWNER = "owner.lock"
-"""Held by the process that waits for the job."""
 LOCK = "job.lock"
 """Held by the job itself, through a file it inherits."""
 PROCESS = "process.json"
 POLL_SECONDS = 0.1
-MODULE = "pipeline_lib.training.job"
 
 
 class LocalLauncher:
     """Starts jobs here."""
 
-    def run(self, spec: JobSpec) -> Mapping[str, float]:
-        """Run the job to its end; see `launch.run_job`."""
-        root = Path.cwd()
-        folder = prepare_folder(spec, root)
-        with (folder / OWNER).open("a+") as owner, (folder / LOCK).open("a+") as lock:
-            if not _try_lock(owner):
-                raise AlreadyRunning(
-                    f"{spec.name}: another process is running this job (see {folder}); wait for it"
-                )
-            code = 0
-            if not _try_lock(lock):
-                print(f"{spec.name}: already running as pid {_pid(folder)}; waiting for it", file=sys.stderr)
-                code = _wait_for_lock(lock, folder)
-            elif finished_result(spec, root, folder) is None:
-                code = _start_and_wait(spec, root, folder, lock)
-            metrics = finished_result(spec, root, folder)
-            if metrics is None:
-                raise error_of(code or 1, folder, spec.name)
-            remove_folder(folder)
-            return metrics
+    def find(self, job: Job) -> LocalJob | None:
+        """The running copy: whoever holds the lock."""
+        lock = (job.folder / LOCK).open("a+")
+        if not _try_lock(lock):
+            return LocalJob(job, lock, process=None)
+        lock.close()
+        return None
+
+    def submit(self, job: Job) -> LocalJob:
+        """Start the job with the lock in its hands."""
+        lock = (job.folder / LOCK).open("a+")
+        if not _try_lock(lock):
+            return LocalJob(job, lock, process=None)
+        with (job.folder / LOG).open("w", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                command(job),
+                cwd=job.root,
+                env=environment(job),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=(lock.fileno(),),
+            )
+        (job.folder / PROCESS).write_text(json.dumps({"pid": process.pid}), encoding="utf-8")
+        return LocalJob(job, lock, process)
 
 
-def _start_and_wait(spec: JobSpec, root: Path, folder: Path, lock: IO[str]) -> int:
-    """Start the job with the lock in its hands, pass signals and output on, return its exit code."""
-    (folder / RESULT).unlink(missing_ok=True)
-    with (folder / LOG).open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            command(spec, folder),
-            cwd=root,
-            env=environment(spec),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            pass_fds=(lock.fileno(),),
-        )
-    (folder / PROCESS).write_text(json.dumps({"pid": process.pid}), encoding="utf-8")
-    with _forwarding(process.pid), _echo(folder) as echo:
-        while process.poll() is None:
-            echo()
-            time.sleep(POLL_SECONDS)
-        echo()
-    return process.returncode and _exit_code(process.returncode, folder)
+class LocalJob:
+    """A job's processes: this process's children, or (`process` None) an orphan that a dead one left."""
+
+    poll_seconds = POLL_SECONDS
+
+    def __init__(self, job: Job, lock: IO[str], process: subprocess.Popen[bytes] | None) -> None:
+        self._job, self._lock, self._process = job, lock, process
+        self.new_output = LogReader(job.folder / LOG)
+
+    @property
+    def title(self) -> str:
+        """Its process id."""
+        return f"pid {self._pid()}"
+
+    def status(self) -> Status:
+        """A child's end is its exit code; an orphan's is its lock let go, and nobody knows its exit code."""
+        if self._process is None:
+            return Status("ended", self._exit_code(None)) if _try_lock(self._lock) else Status("running")
+        returned = self._process.poll()
+        return Status("running") if returned is None else Status("ended", self._exit_code(returned))
+
+    def _exit_code(self, returned: int | None) -> int | None:
+        """The DeepSpeed launcher hides its ranks' exit code behind its own, but their last words tell."""
+        if returned == 0:
+            return 0
+        if any(line.startswith("Preempted: ") for line in log_tail(self._job.folder)):
+            return EXIT_PREEMPTED
+        # A process that a signal ended has a negative code; shells and people know it as 128 + signal.
+        return returned if returned is None or returned > 0 else 128 - returned
+
+    def stop(self) -> None:
+        """SIGTERM to every rank.
+
+        The DeepSpeed launcher itself is left out: it would kill its ranks before they have written a checkpoint.
+        """
+        for pid in ranks_of(self._pid(), self._job.module):
+            os.kill(pid, signal.SIGTERM)
+
+    def close(self) -> None:
+        """Let go of the lock's file; a living job keeps the lock."""
+        self._lock.close()
+
+    def _pid(self) -> int:
+        """Process id (and session) of the job; 0 while another process is only starting it."""
+        if self._process is not None:
+            return self._process.pid
+        try:
+            return int(json.loads((self._job.folder / PROCESS).read_text(encoding="utf-8"))["pid"])
+        except (OSError, ValueError):
+            return 0
 
 
-def _exit_code(returned: int, folder: Path) -> int:
-    """The job's exit code; the DeepSpeed launcher hides its ranks' behind its own, but their log tells."""
-    if any(line.startswith("Preempted: ") for line in log_tail(folder)):
-        return EXIT_PREEMPTED
-    # A process that a signal ended has a negative code; shells and people know it as 128 + signal.
-    return returned if returned >= 0 else 128 - returned
-
-
-def command(spec: JobSpec, folder: Path) -> list[str]:
-    """The job's command line."""
-    ranks = int(spec.engine["world_size"])
-    if ranks == 1:
-        return [sys.executable, "-m", MODULE, str(folder)]
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks)]
+def command(job: Job) -> list[str]:
+    """The command line that starts every rank."""
+    if job.ranks == 1:
+        return list(job.program)
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", str(job.ranks)]
+    port = str(_free_port())
     return [
         *launcher,
         "--master_addr",
         "127.0.0.1",
         "--master_port",
-        str(_free_port()),
+        port,
         "--module",
-        MODULE,
-        str(folder),
+        job.module,
+        str(job.folder),
     ]
 
 
-def environment(spec: JobSpec) -> dict[str, str]:
-    """The job's environment: threads per rank, the CPU accelerator where there is no GPU."""
-    ranks = int(spec.engine["world_size"])
-    threads = int(spec.engine["threads"]) or max(len(os.sched_getaffinity(0)) // ranks, 1)
-    env = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-    if not Path("/dev/nvidia0").exists():
-        env["DS_ACCELERATOR"] = "cpu"
-    return env
+def environment(job: Job) -> dict[str, str]:
+    """The job's environment: this process's, and an equal share of the cores for each rank."""
+    threads = job.threads or max(len(os.sched_getaffinity(0)) // job.ranks, 1)
+    return {**os.environ, **job.environment, "OMP_NUM_THREADS": str(threads)}
 
 
 def _try_lock(lock: IO[str]) -> bool:
@@ -135,51 +142,14 @@ def _try_lock(lock: IO[str]) -> bool:
     return True
 
 
-def _wait_for_lock(lock: IO[str], folder: Path) -> int:
-    """Wait until the running copy ends, passing signals and its output on; returns the exit code its log tells."""
-    with _forwarding(_pid(folder)), _echo(folder) as echo:
-        while not _try_lock(lock):
-            echo()
-            time.sleep(POLL_SECONDS)
-        echo()
-    return EXIT_PREEMPTED if _exit_code(1, folder) == EXIT_PREEMPTED else 0
-
-
-def _pid(folder: Path) -> int:
-    """Process id (and group) of the running job; 0 while it is only being started."""
-    try:
-        return int(json.loads((folder / PROCESS).read_text(encoding="utf-8"))["pid"])
-    except (OSError, ValueError):
-        return 0
-
-
-@contextmanager
-def _forwarding(session: int) -> Iterator[None]:
-    """SIGTERM and SIGINT to this process reach every rank of the job; this process goes on waiting for it.
-
-    The DeepSpeed launcher itself is left out: it would kill its ranks before they have written a checkpoint.
-    """
-
-    def forward(_number: int, _frame: FrameType | None) -> None:
-        for pid in ranks_of(session):
-            os.kill(pid, signal.SIGTERM)
-
-    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def ranks_of(session: int) -> list[int]:
+def ranks_of(session: int, module: str) -> list[int]:
     """Process ids of the training processes in the job's session (its id is its first process's)."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-                if MODULE in words and not _is_launcher(words) and os.getsid(int(entry.name)) == session:
+                if module in words and not _is_launcher(words) and os.getsid(int(entry.name)) == session:
                     found.append(int(entry.name))
             except OSError:
                 continue  # it ended meanwhile
@@ -188,31 +158,6 @@ def ranks_of(session: int) -> list[int]:
 
 def _is_launcher(words: list[str]) -> bool:
     return any(word.startswith("deepspeed.launcher") or word.endswith("/deepspeed") for word in words)
-
-
-@contextmanager
-def _echo(folder: Path) -> Iterator[_Echo]:
-    echo = _Echo(folder / LOG)
-    try:
-        yield echo
-    finally:
-        echo.close()
-
-
-class _Echo:
-    """Copies what the job has written since the last call to stderr."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open(encoding="utf-8", errors="replace") if path.exists() else None
-
-    def __call__(self) -> None:
-        if self._file is not None and (text := self._file.read()):
-            sys.stderr.write(text)
-            sys.stderr.flush()
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
 
 
 def _free_port() -> int:

@@ -34,6 +34,34 @@ class VllmParams(StrictModel):
     )
 
 
+class SlurmParams(StrictModel):
+    """What the `slurm` launcher asks sbatch for; other launchers do not read it. Ranks fill whole nodes.
+
+    Unlike the rest of params.yaml it has defaults: where and for how long a job may run does not reach its result, nor
+    its content key.
+    """
+
+    partition: str = Field("", description="Partition; empty: the cluster's default.")
+    account: str = Field("", description="Account to charge; empty: the user's default.")
+    gpus_per_node: int = Field(
+        0,
+        ge=0,
+        description="GPUs, and so ranks, of a node; world_size is a multiple. 0: one CPU rank a node.",
+    )
+    time_limit_minutes: int = Field(0, ge=0, description="Time limit; 0: the partition's.")
+    grace_seconds: int = Field(
+        120,
+        ge=0,
+        le=65535,
+        description="SIGTERM comes this long before the time limit; a step and a checkpoint must fit in. Slurm may send it "
+        "a minute early.",
+    )
+    options: list[str] = Field(
+        default_factory=list,
+        description="More sbatch options, as in a script: ['--exclusive', '--constraint=h100'].",
+    )
+
+
 class EngineParams(StrictModel):
     """How models are sampled and trained. Changing it changes speed, and float rounding."""
 
@@ -48,5 +76,6 @@ class EngineParams(StrictModel):
     )
     offload: Literal["none", "cpu"] = Field(description="Where DeepSpeed keeps optimizer state.")
     threads: int = Field(ge=0, description="Torch threads per process; 0 = cores // world_size.")
-    launcher: Name = Field(description="Where jobs start: a module of pipeline_lib/launch (local).")
+    launcher: Name = Field(description="Where jobs start: a module of pipeline_lib/launch (local, slurm).")
     vllm: VllmParams
+    slurm: SlurmParams = SlurmParams()

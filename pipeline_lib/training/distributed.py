@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPS = 1e-8
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""Where ranks meet that are all on one machine; gloo would resolve the host's name, which need not work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +78,23 @@ def join_world(engine: EngineParams) -> World:
     cuda = torch.cuda.is_available()
     if not cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(engine.threads or max(cores // size, 1))
+    torch.set_num_threads(engine.threads or int(os.environ.get("OMP_NUM_THREADS", "0")) or _share(size))
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         if size == 1:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         else:
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+            if os.environ.get("MASTER_ADDR") in LOOPBACK:
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
             dist.init_process_group(backend)
     local = int(os.environ.setdefault("LOCAL_RANK", "0"))
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     return World(rank, size, device)
+
+
+def _share(size: int) -> int:
+    """Threads of one of `size` ranks on this machine, where no launcher has counted them."""
+    return max(len(os.sched_getaffinity(0)) // size, 1)
 
 
 def leave_world() -> None:

@@ -7,11 +7,13 @@ are those of `pipeline_lib.errors`: 0 done, 2 bad input (one line on stderr), 75
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
-from pipeline_lib.errors import PipelineError
+from pipeline_lib.errors import PipelineError, Preempted
 
 if TYPE_CHECKING:
     from pipeline_lib.training.context import JobContext
@@ -23,11 +25,18 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="the job's directory")
     parser.add_argument("--local_rank", type=int, default=0, help="set by the DeepSpeed launcher")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, _stop_before_the_first_step)
     try:
         run(arguments.folder.resolve())
     except PipelineError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         raise SystemExit(error.exit_code) from error
+
+
+def _stop_before_the_first_step(_signal: int, _frame: FrameType | None) -> None:
+    """Until `Preemption` takes over there is nothing to write: a job told to stop while it imports just leaves."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Preempted("asked to stop before the first step; nothing is lost. Start it again to go on.")
 
 
 def run(folder: Path) -> None:

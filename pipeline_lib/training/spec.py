@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,8 @@ from pipeline_lib.storage.hash import hash_file, hash_path
 Kind = Literal["grpo", "sft", "reward_models"]
 CODE = ("algorithms", "training", "rollout", "rewards", "modeling.py", "types.py")
 """What decides a trained model's bytes, below pipeline_lib/."""
+PLACEMENT = ("slurm",)
+"""Sections of `engine` that only say what a launcher asks of its cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,11 @@ class JobSpec:
     def content_key(self, root: Path) -> str:
         """16 hex digits that name this job: what it is told, what it reads, the code it runs.
 
+        A queue's partition or time limit is not among it: a job that is given more time goes on where it was.
         DataError when an input is missing.
         """
-        digest = hashlib.sha256(self.to_json().encode())
+        told = replace(self, engine={k: v for k, v in self.engine.items() if k not in PLACEMENT})
+        digest = hashlib.sha256(told.to_json().encode())
         for role, path in sorted(self.inputs.items()):
             digest.update(f"{role}={hash_path(root / path)}\n".encode())
         digest.update(code_hash().encode())

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline_lib.launch.job import describe
 from pipeline_lib.launch.local import command, environment
 from pipeline_lib.modeling import load_model
 from pipeline_lib.training.spec import JobSpec
@@ -45,10 +46,11 @@ def _start(root: Path) -> subprocess.Popen[bytes]:
     spec, folder = _spec(), root / "job"
     folder.mkdir(exist_ok=True)
     (folder / "spec.json").write_text(spec.to_json(), encoding="utf-8")
-    env = {**environment(spec), "PYTHONPATH": str(ROOT)}
+    job = describe(spec, root, folder)
+    env = {**environment(job), "PYTHONPATH": str(ROOT)}
     env.pop("R1_MLFLOW_JOURNAL", None)
     with (root / "log").open("ab") as log:
-        return subprocess.Popen(command(spec, folder), cwd=root, env=env, stdout=log, stderr=log)
+        return subprocess.Popen(command(job), cwd=root, env=env, stdout=log, stderr=log)
 
 
 def _finish(root: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_lib.errors import ConfigError, DataError
-from pipeline_lib.launch import launcher_named
-from pipeline_lib.launch.base import AlreadyRunning, JobFailed, error_of
+from pipeline_lib.errors import ConfigError, DataError, Preempted
+from pipeline_lib.launch import launcher_named, run_job
+from pipeline_lib.launch.base import AlreadyRunning, JobFailed, Status
+from pipeline_lib.launch.job import Job, LogReader, describe
 from pipeline_lib.launch.local import command, environment
+from pipeline_lib.launch.waiting import error_of
 from pipeline_lib.training.spec import JobSpec
 
 PROGRAM = """
@@ -47,10 +48,11 @@ PARENT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-import pipeline_lib.launch.local as local
-local.MODULE = "fakejob"
+import pipeline_lib.launch.job as job
+job.MODULE = "fakejob"
+from pipeline_lib.launch import run_job
 from pipeline_lib.training.spec import JobSpec
-print(local.LAUNCHER.run(JobSpec.from_json(Path("spec.json").read_text())))
+print(run_job(JobSpec.from_json(Path("spec.json").read_text())))
 """
 
 
@@ -61,7 +63,7 @@ def world(tmp_path, monkeypatch) -> Path:
     (tmp_path / "fakejob.py").write_text(PROGRAM)
     (tmp_path / "input").write_text("data")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr("pipeline_lib.launch.local.MODULE", "fakejob")
+    monkeypatch.setattr("pipeline_lib.launch.job.MODULE", "fakejob")
     return tmp_path
 
 
@@ -75,6 +77,10 @@ def _spec(behaviour: str = "ok", **engine) -> JobSpec:
         inputs={"model": "input"},
         outputs={"model": "model"},
     )
+
+
+def _job(folder: Path, **engine) -> Job:
+    return describe(_spec(**engine), folder, folder)
 
 
 def _parent(world: Path, spec: JobSpec) -> subprocess.Popen[str]:
@@ -97,8 +103,6 @@ def _until(condition, seconds: float = 60) -> None:
 
 
 def test_a_job_runs_and_leaves_nothing_but_its_outputs(world, capfd):
-    from pipeline_lib.launch import run_job
-
     assert run_job(_spec()) == {"loss": 1.5}
     assert (world / "model").read_text() == "weights"
     assert list((world / "checkpoints").iterdir()) == []
@@ -107,17 +111,17 @@ def test_a_job_runs_and_leaves_nothing_but_its_outputs(world, capfd):
 
 def test_a_crash_shows_the_end_of_the_log(world):
     with pytest.raises(JobFailed, match="boom at step 3"):
-        launcher_named("local").run(_spec("crash"))
+        run_job(_spec("crash"))
 
 
 def test_bad_input_is_one_line(world):
     with pytest.raises(DataError, match=r"^the file is empty; fill it$"):
-        launcher_named("local").run(_spec("bad"))
+        run_job(_spec("bad"))
 
 
 def test_a_missing_input_is_told_before_anything_starts(world):
     with pytest.raises(DataError, match="nothing_here"):
-        launcher_named("local").run(replace(_spec(), inputs={"model": "nothing_here"}))
+        run_job(replace(_spec(), inputs={"model": "nothing_here"}))
     assert not (world / "started").exists()
 
 
@@ -130,7 +134,7 @@ def test_a_second_copy_is_refused(world):
     parent = _parent(world, _spec("wait"))
     _until((world / "started").exists)
     with pytest.raises(AlreadyRunning):
-        launcher_named("local").run(_spec("wait"))
+        run_job(_spec("wait"))
     (world / "go").touch()
     out, err = parent.communicate(timeout=60)
     assert parent.returncode == 0, err
@@ -174,26 +178,44 @@ def test_a_finished_job_is_not_run_again_when_its_parent_missed_the_end(world):
     folder = next((world / "checkpoints").iterdir())
     _until((folder / "result.json").exists)
     time.sleep(0.2)
-    assert launcher_named("local").run(_spec("wait")) == {"loss": 1.5}
+    assert run_job(_spec("wait")) == {"loss": 1.5}
     assert (world / "started").read_text() == "x"
 
 
 def test_several_ranks_go_through_the_deepspeed_launcher(tmp_path):
-    line = command(_spec(world_size=2), tmp_path)
+    line = command(_job(tmp_path, world_size=2))
     assert "deepspeed.launcher.runner" in line
     assert line[line.index("--num_accelerators") + 1] == "2"
     assert line[line.index("--master_addr") + 1] == "127.0.0.1"
 
 
-def test_threads_are_shared_among_ranks():
-    assert environment(_spec(threads=3))["OMP_NUM_THREADS"] == "3"
+def test_threads_are_shared_among_ranks(tmp_path):
+    assert environment(_job(tmp_path, threads=3))["OMP_NUM_THREADS"] == "3"
     cores = len(os.sched_getaffinity(0))
-    assert environment(_spec(threads=0, world_size=2))["OMP_NUM_THREADS"] == str(max(cores // 2, 1))
+    assert environment(_job(tmp_path, threads=0, world_size=2))["OMP_NUM_THREADS"] == str(max(cores // 2, 1))
 
 
-def test_exit_codes_become_errors(tmp_path):
-    (tmp_path / "job.log").write_text("x\nPreempted: step 5\n")
-    assert error_of(75, tmp_path, "s").exit_code == 75
-    assert error_of(2, tmp_path, "s").exit_code == 2
-    assert error_of(137, tmp_path, "s").exit_code == 1
-    assert json.dumps(str(error_of(137, tmp_path, "s")))
+@pytest.mark.parametrize(
+    ("code", "log", "error"),
+    [
+        (75, "x\nPreempted: step 5\n", Preempted),
+        (1, "RuntimeError: a rank\nPreempted: the others\n", JobFailed),
+        (2, "DataError: empty\n", DataError),
+        (137, "killed\n", JobFailed),
+        (None, "working\n", JobFailed),
+    ],
+)
+def test_exit_codes_and_last_words_become_errors(tmp_path, code, log, error):
+    (tmp_path / "job.log").write_text(log)
+    assert type(error_of(Status("ended", code), tmp_path, "s")) is error
+
+
+def test_a_log_is_read_on_and_read_anew_when_it_is_begun_anew(tmp_path):
+    read, log = LogReader(tmp_path / "log"), tmp_path / "log"
+    assert read() == ""
+    log.write_bytes("a\n中".encode()[:-1])
+    assert read() == "a\n"
+    log.write_bytes("a\n中\n".encode())
+    assert read() == "中\n"
+    log.write_text("b")
+    assert read() == "b"

@@ -1,0 +1,447 @@
+"""Jobs on a real Slurm: munged, slurmctld and two slurmd on loopback, started for this file alone.
+
+Not covered: GPUs, cgroups, a shared file system with caches of its own, accounting (sacct), more than one user.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from pipeline_lib.errors import ConfigError, DataError, Preempted
+from pipeline_lib.launch import run_job
+from pipeline_lib.launch.base import JobFailed, JobHeld
+from pipeline_lib.training.spec import JobSpec
+from tests.unit.training.tiny import build_world, grpo_spec, on_ranks
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
+PATIENCE_S = 300
+
+CONF = """
+ClusterName=r1test
+SlurmctldHost=localhost(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+CredType=cred/munge
+AuthInfo=socket={root}/munge.socket,cred_expire=5
+StateSaveLocation={root}/state
+SlurmdSpoolDir={root}/%n
+SlurmctldPidFile={root}/slurmctld.pid
+SlurmdPidFile={root}/%n.pid
+SlurmctldLogFile={root}/slurmctld.log
+SlurmdLogFile={root}/%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+MpiDefault=none
+JobCompType=jobcomp/filetxt
+JobCompLoc={root}/completed.txt
+SlurmdParameters=config_overrides
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerParameters=sched_interval=1
+ReturnToService=2
+KillWait=30
+FirstJobId={first_id}
+NodeName=node1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=1000
+NodeName=node2 NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=1000
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The running daemons."""
+
+    root: Path
+
+    def say(self, *command: str) -> str:
+        """What a Slurm command prints."""
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+    def jobs(self, directory: Path) -> dict[str, str]:
+        """Id -> state of every job ever submitted from `directory`."""
+        rows = self.say("squeue", "--noheader", "--states=all", "--Format=JobID:20,State:20,WorkDir:1000")
+        return {
+            row.split()[0]: row.split()[1] for row in rows.splitlines() if row.split()[2] == str(directory)
+        }
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Slurm on loopback; every daemon is stopped by its own process id at the end."""
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    if missing:
+        told = f"{', '.join(missing)} not installed; `make slurm` installs Debian's packages"
+        if os.environ.get("CI"):
+            pytest.fail(told)
+        pytest.skip(told)
+    # munged refuses a socket path of more than 108 characters.
+    root = tmp_path_factory.mktemp("slurm")
+    root.chmod(0o755)
+    (root / "state").mkdir()
+    key = root / "munge.key"
+    key.write_bytes(random.randbytes(128))
+    key.chmod(0o600)
+    conf = root / "slurm.conf"
+    conf.write_text(
+        CONF.format(
+            root=root, user=getpass.getuser(), ports=_free_ports(3), first_id=random.randrange(1, 19000)
+        )
+    )
+    before = os.environ.get("SLURM_CONF")
+    os.environ["SLURM_CONF"] = str(conf)
+    files = [
+        f"--{name}={root}/munge.{name.removesuffix('-file')}"
+        for name in ("pid-file", "log-file", "seed-file")
+    ]
+    daemons: list[subprocess.Popen[bytes]] = []
+    try:
+        for command in (
+            ["munged", "-F", "--force", f"--key-file={key}", f"--socket={root}/munge.socket", *files],
+            ["slurmctld", "-D"],
+            ["slurmd", "-D", "-N", "node1"],
+            ["slurmd", "-D", "-N", "node2"],
+        ):
+            with (root / "daemons.out").open("ab") as out:
+                daemons.append(subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL))
+            if command[0] == "munged":
+                _until((root / "munge.socket").exists)
+        found = Cluster(root)
+        _until(lambda: _idle(found) == 2, why=lambda: (root / "daemons.out").read_text()[-3000:])
+        yield found
+        # A step outlives its slurmd: what a test that failed left in the queue ends here.
+        found.say("scancel", "--me")
+        _until(lambda: not found.say("squeue", "--noheader", "--me"))
+    finally:
+        for daemon in reversed(daemons):
+            daemon.terminate()
+        for daemon in daemons:
+            daemon.wait(timeout=60)
+        os.environ.pop("SLURM_CONF")
+        if before is not None:
+            os.environ["SLURM_CONF"] = before
+
+
+def _idle(cluster: Cluster) -> int:
+    try:
+        return cluster.say("sinfo", "--noheader", "--Node", "--format=%T").split().count("idle")
+    except subprocess.CalledProcessError:
+        return 0
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def _until(condition: Callable[[], object], why: Callable[[], str] = lambda: "waited too long") -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, why()
+        time.sleep(0.2)
+
+
+PROGRAM = """
+import json, os, signal, sys, time
+from pathlib import Path
+rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
+def stop(*_):
+    print("Preempted: stopped on request", flush=True)
+    raise SystemExit(75)
+signal.signal(signal.SIGTERM, stop)
+folder = Path(sys.argv[-1])
+behaviour = json.loads((folder / "spec.json").read_text())["section"]["behaviour"]
+print(f"rank {rank} of {size} on {os.environ['SLURMD_NODENAME']} at {os.environ['MASTER_ADDR']}", flush=True)
+with open(f"started-{rank}", "a") as file:
+    file.write("x")
+if behaviour == "crash" and rank == "1":
+    raise RuntimeError("boom at step 3")
+if behaviour == "bad":
+    print("DataError: the file is empty; fill it", flush=True)
+    raise SystemExit(2)
+while behaviour != "ok" and not Path("go").exists():
+    time.sleep(0.05)
+if rank == "0":
+    Path("model").write_text("weights")
+    (folder / "result.json").write_text('{"loss": 1.5}')
+"""
+PARENT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+import pipeline_lib.launch.job as job
+job.MODULE = {module!r}
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.launch import run_job
+from pipeline_lib.training.spec import JobSpec
+try:
+    print(run_job(JobSpec.from_json(Path("spec.json").read_text())))
+except PipelineError as error:
+    print(f"{{type(error).__name__}}: {{error}}", file=sys.stderr)
+    raise SystemExit(error.exit_code)
+"""
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch, cluster) -> Path:
+    """A worktree whose training program is a small stand-in, for what is about queues and not about training."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fakejob.py").write_text(PROGRAM)
+    (tmp_path / "input").write_text("data")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr("pipeline_lib.launch.job.MODULE", "fakejob")
+    monkeypatch.setattr("pipeline_lib.launch.slurm.SlurmJob.poll_seconds", 0.5)
+    return tmp_path
+
+
+def _spec(behaviour: str, **slurm) -> JobSpec:
+    return JobSpec(
+        kind="sft",
+        stage="train_cold_start_sft",
+        seed=1,
+        section={"behaviour": behaviour},
+        engine={"launcher": "slurm", "world_size": 2, "threads": 1, "slurm": _asked(**slurm)},
+        inputs={"model": "input"},
+        outputs={"model": "model"},
+    )
+
+
+def _asked(**fields) -> dict[str, object]:
+    asked = {
+        "partition": "main",
+        "account": "",
+        "gpus_per_node": 0,
+        "time_limit_minutes": 5,
+        "grace_seconds": 30,
+    }
+    return {**asked, "options": [], **fields}
+
+
+PARENTS: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_parent_outlives_its_test() -> Iterator[None]:
+    yield
+    while PARENTS:
+        with PARENTS.pop() as parent:
+            parent.kill()
+
+
+def _parent(world: Path, spec: JobSpec, module: str = "fakejob") -> subprocess.Popen[str]:
+    """The launcher in a process of its own, to be killed or signalled."""
+    (world / "spec.json").write_text(spec.to_json())
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT.format(root=str(ROOT), module=module)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=world,
+    )
+    PARENTS.append(parent)
+    return parent
+
+
+def test_a_job_runs_on_two_nodes_and_leaves_nothing_but_its_outputs(world, capfd):
+    assert run_job(_spec("ok")) == {"loss": 1.5}
+    assert (world / "model").read_text() == "weights"
+    assert list((world / "checkpoints").iterdir()) == []
+    said = capfd.readouterr().err
+    assert "submitted as Slurm job" in said
+    assert "rank 0 of 2 on node1 at 127.0.0.1" in said, "the log is not passed on"
+    assert "rank 1 of 2 on node2 at 127.0.0.1" in said
+
+
+def test_one_rank_that_crashes_ends_the_job_and_shows_its_log(world):
+    with pytest.raises(JobFailed, match="boom at step 3"):
+        run_job(_spec("crash"))
+
+
+def test_bad_input_is_one_line(world):
+    with pytest.raises(DataError, match=r"^the file is empty; fill it$"):
+        run_job(_spec("bad"))
+
+
+def test_what_sbatch_refuses_names_the_section(world):
+    with pytest.raises(ConfigError, match=r"engine\.slurm.*partition"):
+        run_job(_spec("ok", partition="nowhere"))
+
+
+def test_a_launcher_that_was_killed_finds_its_job_again(world, cluster):
+    parent = _parent(world, _spec("wait"))
+    _until((world / "started-1").exists)
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    # More time for the same job is the same job.
+    second = _parent(world, _spec("wait", time_limit_minutes=9))
+    time.sleep(1.0)
+    (world / "go").touch()
+    out, err = second.communicate(timeout=PATIENCE_S)
+    assert second.returncode == 0, err
+    assert "already running as Slurm job" in err
+    assert "1.5" in out
+    assert len(cluster.jobs(world)) == 1, "a second job was submitted"
+    assert (world / "started-1").read_text() == "x"
+
+
+def test_a_launcher_killed_inside_sbatch_does_not_submit_twice(world, cluster, monkeypatch):
+    """sbatch outlives its parent here and reaches the controller late; the next launcher waits for it."""
+    slow = world / "bin" / "sbatch"
+    slow.parent.mkdir()
+    slow.write_text(f'#!/bin/sh\ntouch {world}/submitting\nsleep 3\nexec {shutil.which("sbatch")} "$@"\n')
+    slow.chmod(0o755)
+    (world / "go").touch()
+    monkeypatch.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
+    parent = _parent(world, _spec("wait"))
+    _until((world / "submitting").exists)
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    assert run_job(_spec("wait")) == {"loss": 1.5}
+    assert len(cluster.jobs(world)) == 1
+
+
+def test_sigterm_to_the_launcher_is_a_checkpoint_and_a_retry_is_a_new_job(world, cluster):
+    parent = _parent(world, _spec("wait"))
+    _until(lambda: all((world / f"started-{rank}").exists() for rank in (0, 1)))
+    os.kill(parent.pid, signal.SIGTERM)
+    _, err = parent.communicate(timeout=PATIENCE_S)
+    assert parent.returncode == 75, err
+    assert "Preempted: stopped on request" in err
+    (world / "go").touch()
+    assert run_job(_spec("wait")) == {"loss": 1.5}
+    assert len(cluster.jobs(world)) == 2
+
+
+def test_a_held_job_is_told_and_left_in_the_queue(world, cluster):
+    spec = _spec("ok", options=["--hold"])
+    with pytest.raises(JobHeld, match=r"JobHeldUser.*scontrol release \d+") as told:
+        run_job(spec)
+    assert told.value.exit_code == 2, "Airflow would try again"
+    with pytest.raises(JobHeld):
+        run_job(spec)
+    [(job, state)] = cluster.jobs(world).items()
+    assert state == "PENDING"
+    cluster.say("scontrol", "release", job)
+    assert run_job(spec) == {"loss": 1.5}
+    assert list(cluster.jobs(world)) == [job]
+
+
+def test_a_requeued_job_is_the_same_job(world, cluster):
+    parent = _parent(world, _spec("wait"))
+    _until(lambda: all((world / f"started-{rank}").exists() for rank in (0, 1)))
+    [job] = cluster.jobs(world)
+    cluster.say("scontrol", "requeue", job)
+    _until(lambda: (world / "started-0").read_text() == "xx")
+    (world / "go").touch()
+    out, err = parent.communicate(timeout=PATIENCE_S)
+    assert parent.returncode == 0, err
+    assert "1.5" in out
+    assert list(cluster.jobs(world)) == [job]
+
+
+def test_a_cancelled_job_is_an_error_that_says_so(world, cluster):
+    parent = _parent(world, _spec("wait", options=["--begin=now+1hour"]))
+    _until(lambda: cluster.jobs(world))
+    [job] = cluster.jobs(world)
+    cluster.say("scancel", job)
+    _, err = parent.communicate(timeout=PATIENCE_S)
+    assert parent.returncode == 75, err
+    assert f"Slurm job {job} was stopped: it was cancelled" in err
+
+
+SLOW_JOB = """
+# The real training program; the first time, it stays at step 2 until it is told to stop.
+import sys, time
+from pathlib import Path
+from pipeline_lib.training import job
+from pipeline_lib.training.context import JobContext
+from pipeline_lib.training.preemption import Preemption
+before = JobContext.leave_if_asked
+def wait_at_two(self, step, *rest):
+    told = Path(f"told-{self.world.rank}")
+    if step == 2 and not told.exists():
+        Path(f"at-two-{self.world.rank}").touch()
+        while not self.preemption._asked:
+            time.sleep(0.05)
+        told.touch()
+    before(self, step, *rest)
+JobContext.leave_if_asked = wait_at_two
+job.main()
+"""
+
+
+def test_a_two_node_grpo_run_meets_its_time_limit_and_ends_as_two_local_ranks_do(
+    tmp_path, cluster, monkeypatch
+):
+    """DeepSpeed over gloo under sbatch; the limit's SIGTERM, a checkpoint, a second job: the same bytes as without all that."""
+    spec = grpo_spec(steps=4, kl_coef=0.01, checkpoint_every=100, engine={"world_size": 2, "zero_stage": 2})
+    local, remote = tmp_path / "local", tmp_path / "remote"
+    for root in (local, remote):
+        root.mkdir()
+        build_world(root)
+    on_ranks(2, lambda: _run_here(local, spec))
+    (remote / "slowjob.py").write_text(SLOW_JOB)
+    monkeypatch.setenv("PYTHONPATH", f"{remote}:{ROOT}")
+    monkeypatch.delenv("R1_MLFLOW_JOURNAL", raising=False)
+    queued = replace(
+        spec,
+        engine={
+            **spec.engine,
+            "launcher": "slurm",
+            "slurm": _asked(time_limit_minutes=60, grace_seconds=120),
+        },
+    )
+    first = _parent(remote, queued, "slowjob")
+    _until(lambda: all((remote / f"at-two-{rank}").exists() for rank in (0, 1)) or first.poll() is not None)
+    [job] = cluster.jobs(remote)
+    ran = re.search(r"RunTime=(\d+):(\d+):(\d+)", cluster.say("scontrol", "show", "job", job))
+    assert ran is not None
+    minutes = int(ran[1]) * 60 + int(ran[2]) + 2
+    cluster.say("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
+    _, err = first.communicate(timeout=PATIENCE_S)
+    assert first.returncode == Preempted.exit_code, err
+    assert "checkpoint written at step 2" in err
+    second = _parent(remote, queued, "slowjob")
+    out, err = second.communicate(timeout=PATIENCE_S)
+    assert second.returncode == 0, err
+    assert len(cluster.jobs(remote)) == 2
+    assert json.loads(out.replace("'", '"')) == json.loads((local / "job" / "result.json").read_text())
+    for path in (
+        f"{spec.outputs['model']}/model.safetensors",
+        spec.outputs["plot"],
+        spec.outputs["rollouts"],
+    ):
+        assert (remote / path).read_bytes() == (local / path).read_bytes(), path
+
+
+def _run_here(root: Path, spec: JobSpec) -> None:
+    from pipeline_lib.training import job
+
+    os.chdir(root)
+    (root / "job").mkdir(exist_ok=True)
+    (root / "job" / "spec.json").write_text(spec.to_json())
+    job.run(root / "job")
