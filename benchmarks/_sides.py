@@ -119,7 +119,7 @@ class Side:
 
 def _environment(rank: int, work: Work, port: int) -> dict[str, str]:
     fixed = {
-        "DS_ACCELERATOR": "cpu",
+        "DS_ACCELERATOR": work.device,
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_NUM_THREADS": str(work.threads),

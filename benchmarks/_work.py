@@ -59,6 +59,8 @@ class Work:
     zero_stage: int = 0
     rollout: str = "torch"
     dtype: str = "float32"
+    device: str = "cpu"
+    """`cuda`: on the first GPU; both trainers then sample with vLLM in their own process."""
 
 
 class Phases:

@@ -5,7 +5,6 @@ It is the training job itself, `training.grpo.run_grpo`; only its metrics end up
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -144,5 +143,4 @@ def _spec(work: Work, engine: Any) -> Any:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
     main()

@@ -3,7 +3,7 @@
 Set up to do the same work as `worker_r1`: the same prompts in the same order, rewards by the same code from the same
 token ids, the same loss (GRPO: mean over answers of the mean over tokens, group z-score, clip 0.2, no KL), the same
 optimizer (AdamW, no decay, betas 0.9 and 0.999, constant rate after a linear warm-up, gradient norm 1). Left at TRL's own
-choice: its sampler (transformers `generate` with a cache), its padding, its dropping of nothing.
+choice: its sampler (transformers `generate` with a cache; on a GPU vLLM, colocated), its padding, its dropping of nothing.
 """
 
 from __future__ import annotations
@@ -86,8 +86,12 @@ def _settings(work: Work) -> Any:
         max_steps=work.steps,
         seed=work.seed,
         shuffle_dataset=False,
-        bf16=False,
-        use_cpu=True,
+        bf16=work.dtype == "bfloat16",
+        use_cpu=work.device == "cpu",
+        use_vllm=work.rollout == "vllm",
+        vllm_mode="colocate",
+        vllm_gpu_memory_utilization=0.45,
+        vllm_enable_sleep_mode=work.rollout == "vllm",
         gradient_checkpointing=False,
         logging_strategy="no",
         save_strategy="no",

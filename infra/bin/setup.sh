@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# One virtual environment from a lock: `setup.sh cpu` (default) or `setup.sh gpu` into .venv, `setup.sh bench` into .venv-bench.
+# One virtual environment from a lock: `setup.sh cpu` (default) or `setup.sh gpu` into .venv, `setup.sh bench` (or bench-gpu)
+# into .venv-bench.
 # pip's own configuration (index, find-links, certificate) is honoured. uv does the work: the one on PATH, or one put into
 # the environment by pip. Takes under a minute where the packages are near, a few minutes otherwise.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 kind=${1:-cpu}
 lock=requirements/$kind.txt
-[ -f "$lock" ] || { echo "setup: no lock $lock; choose cpu, gpu or bench" >&2; exit 2; }
+[ -f "$lock" ] || { echo "setup: no lock $lock; choose cpu, gpu, bench or bench-gpu" >&2; exit 2; }
 # The peers that benchmarks compare with stay out of the product's environment.
-venv=.venv; [ "$kind" != bench ] || venv=.venv-bench
+case $kind in bench*) venv=.venv-bench ;; *) venv=.venv ;; esac
 stamp=$venv/.lock-$kind
 if [ -f "$stamp" ] && cmp -s "$lock" "$stamp"; then exit 0; fi
 
@@ -43,7 +44,7 @@ while IFS='=' read -r key value; do
 done < <("$python" -m pip config list 2>/dev/null)
 
 export VIRTUAL_ENV=$PWD/$venv UV_LINK_MODE=${UV_LINK_MODE:-hardlink}
-if [ "$kind" != gpu ]; then
+if [[ $kind != *gpu ]]; then
   torch=$(grep -E '^torch==' "$lock")
   if ! "$uv" pip install --quiet --dry-run --no-deps "${options[@]}" "$torch" 2>/dev/null; then
     # The CPU wheel is not where pip looks: PyTorch's own CPU index has it.
