@@ -44,7 +44,7 @@ def line_chart(series: Sequence[Series], *, unit: str = "", percent: bool = Fals
     xs = [x for s in drawn for x, _ in s.points]
     top = max(scale * y for s in drawn for _, y in s.points)
     x_low, x_high = min(xs), max(max(xs), min(xs) + 1)
-    y_high = _ceiling(max(top, 1e-9), percent)
+    y_high = _ceiling(top, percent)
 
     def x_of(x: float) -> float:
         return LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
@@ -85,7 +85,6 @@ def bar_chart(
     limit = high or _ceiling(
         max(scale * (bar.high if bar.high is not None else bar.value) for bar in bars), percent
     )
-    limit = max(limit, 1e-9)
 
     def x_of(value: float) -> float:
         return left + min(scale * value, limit) / limit * (WIDTH - left - 62)
@@ -191,7 +190,9 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _ceiling(value: float, percent: bool) -> float:
-    """A round number above `value` that four grid lines divide well; 100 at most for a rate."""
+    """A round number above `value` that four grid lines divide well; 100 at most for a rate. Where all is zero, 4."""
+    if value <= 0:
+        return 4.0
     if percent and value > 60:
         return 100.0
     return 4 * _round_up(value / 4)

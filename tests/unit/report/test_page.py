@@ -15,6 +15,7 @@ from pipeline_lib.report.load import load_report_data
 from pipeline_lib.report.names import text
 from pipeline_lib.report.page import PARTS, render
 from pipeline_lib.report.results import results_tree
+from pipeline_lib.report.svg import Bar, Series, bar_chart, line_chart
 from pipeline_lib.report.training import advantages, whole_groups
 
 VOID = ("meta", "link", "br")
@@ -47,6 +48,15 @@ class Checker(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         assert self.open, f"</{tag}> closes nothing"
         assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize("percent", [True, False])
+def test_a_chart_whose_every_value_is_zero_is_drawn(percent: bool) -> None:
+    """SmolLM2 never mixes languages: all bars zero, which once ended the report of a whole run."""
+    bars = bar_chart([Bar("base", 0.0, 0.0, 0.0), Bar("r1", 0.0)], percent=percent)
+    lines = line_chart([Series("kl", [(0.0, 0.0), (1.0, 0.0)])], percent=percent)
+    assert bars.count('class="bar') == 2
+    assert "nan" not in bars + lines
 
 
 @pytest.fixture(scope="module")
