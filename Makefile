@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export DS_ACCELERATOR ?= cpu
 
-.PHONY: help setup setup-gpu demo up down status repro test test-fast test-slow check format claims bench bench-setup test-e2e lock deps browser slurm clean
+.PHONY: help setup setup-gpu demo up down status repro test test-fast test-slow check format claims bench bench-setup test-e2e test-faults lock deps browser slurm clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
@@ -40,8 +40,11 @@ test: setup browser slurm ## all tests: unit, golden, invariants, security, inte
 test-fast: setup ## the tests that start no service (about two minutes)
 	@$(PY) -m pytest -m "not slow and not e2e" $(ARGS)
 
-test-e2e: setup ## one small pipeline through Airflow and one through dvc repro
-	@$(PY) -m pytest tests/e2e -m e2e $(ARGS)
+test-e2e: setup ## small pipelines: through dvc repro, through Airflow, and under kill -9 at random moments
+	@$(PY) -m pytest tests/e2e tests/faults -m e2e $(ARGS)
+
+test-faults: setup browser ## the long version of the fault and attack tests: 60 kills, 100,000 hostile answers (about half an hour)
+	@R1_KILLS=60 R1_FUZZ_ANSWERS=100000 $(PY) -m pytest tests/faults tests/security -s $(ARGS)
 
 check: setup ## format, lint, types, import contracts, architecture tests
 	@ruff format --check -q . && ruff check -q . && lint-imports --no-cache >/dev/null && mypy --no-error-summary && $(PY) -m pytest tests/architecture -m "not slow"

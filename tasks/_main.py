@@ -104,6 +104,9 @@ def _run(stage: str, item: str | None, body: Callable[[StageContext], None], inp
             raise ConfigError(
                 "input", path, f"does not exist; run `dvc repro {stage}` so that the stages before it make it"
             )
+    from pipeline_lib.orchestration.integrity import refuse_damaged_inputs
+
+    refuse_damaged_inputs(root, stage, item)
     section: BaseModel = getattr(params, stage)
     if item is not None and item in params.students:
         section = params.students[item]

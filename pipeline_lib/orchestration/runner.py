@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -23,6 +24,8 @@ from typing import TextIO
 
 from pipeline_lib.errors import EXIT_BAD_INPUT, EXIT_GATE_FAILED, EXIT_PREEMPTED, PipelineError
 from pipeline_lib.orchestration import processes
+from pipeline_lib.orchestration.integrity import differing_outputs
+from pipeline_lib.storage.dvc_cache import evict_damaged
 
 EXIT_FILE = "R1_EXIT_FILE"
 """Environment variable: where a task writes {"exit_code", "error"} when it ends non-zero."""
@@ -99,11 +102,39 @@ class StageRun:
         self._process: subprocess.Popen[str] | None = None
 
     def wait(self, on_line: Callable[[str], None]) -> StageResult:
-        """Start the stage, hand every output line to `on_line`, return how it was done.
+        """Run the stage, hand every output line to `on_line`, return how it was done.
+
+        Outputs that are not what dvc.lock says come from a damaged cache: its objects go, and the stage runs once more.
 
         Raises:
             StageFailed: With the stage's own exit code and message.
         """
+        result = self._attempt(on_line)
+        if not self._cast_out_damaged(on_line):
+            return result
+        result = self._attempt(on_line)
+        if self._cast_out_damaged(on_line):
+            raise StageFailed(
+                self._address, 1, f"{self._address}: its outputs differ from dvc.lock again; check the disk"
+            )
+        return result
+
+    def _cast_out_damaged(self, on_line: Callable[[str], None]) -> bool:
+        """True when an output was not what dvc.lock says; it is gone then, with the cache objects that are damaged."""
+        wrong = differing_outputs(self._worktree, self._address)
+        if not wrong:
+            return False
+        removed = evict_damaged(self._worktree, wrong)
+        on_line(
+            f"{', '.join(wrong)}: not what dvc.lock says; removed it and {len(removed)} damaged objects of the DVC cache, "
+            f"running {self._address} again"
+        )
+        for path in wrong:
+            target = self._worktree / path
+            shutil.rmtree(target) if target.is_dir() else target.unlink()
+        return True
+
+    def _attempt(self, on_line: Callable[[str], None]) -> StageResult:
         exit_file = _exit_file(self._worktree, self._address)
         exit_file.parent.mkdir(parents=True, exist_ok=True)
         exit_file.unlink(missing_ok=True)

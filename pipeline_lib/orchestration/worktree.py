@@ -22,6 +22,7 @@ from typing import Any
 
 from pipeline_lib.errors import ConfigError, StorageError
 from pipeline_lib.orchestration import form
+from pipeline_lib.storage.dvc_cache import cache_dir
 
 _COMMITTER = ("-c", "user.name=deepseek_r1 pipeline", "-c", "user.email=pipeline@localhost")
 _REVISION = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._/~^-]*$")
@@ -180,29 +181,9 @@ def _share_cache(root: Path, path: Path) -> None:
         config.read(local, encoding="utf-8")
     if not config.has_section("cache"):
         config.add_section("cache")
-    config.set("cache", "dir", str(_cache_dir(root)))
+    config.set("cache", "dir", str(cache_dir(root)))
     with (path / ".dvc" / "config.local").open("w", encoding="utf-8") as file:
         config.write(file)
-
-
-def _cache_dir(root: Path) -> Path:
-    """Return what `dvc cache dir` would say in `root`, read from DVC's four settings files, the last one winning.
-
-    Asking dvc itself costs 1.5 s of CPU in every run.
-    """
-    settings = (
-        Path("/etc/xdg/dvc/config"),
-        Path.home() / ".config/dvc/config",
-        root / ".dvc/config",
-        root / ".dvc/config.local",
-    )
-    found = root / ".dvc" / "cache"
-    for file in settings:
-        config = configparser.ConfigParser(interpolation=None)
-        config.read(file, encoding="utf-8")
-        if config.has_option("cache", "dir"):
-            found = file.parent / config.get("cache", "dir")
-    return found.resolve()
 
 
 def _remove(root: Path, record: RunRecord) -> None:

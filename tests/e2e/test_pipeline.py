@@ -1,24 +1,21 @@
 """The whole graph with a small budget: through `dvc repro`, and through Airflow's real scheduler.
 
-Both start from a fresh clone of the last commit (uncommitted edits are not tested) with a cache of its own; they share
-this checkout's .venv alone. Same seed, so both must end with the same dvc.lock, byte for byte of every output.
+Both start from a fresh clone (`tests.clones`). Same seed, so both must end with the same dvc.lock, byte for byte of every output.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
+
+from tests.clones import fresh_clone, locked, run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
-ROOT = Path(__file__).resolve().parents[2]
 STAGE_MODELS = {
     "base",
     "r1_zero",
@@ -30,23 +27,6 @@ STAGE_MODELS = {
     "qwen-xs",
     "llama-xs",
 }
-
-
-def fresh_clone(path: Path) -> Path:
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(path)], check=True)
-    (path / ".venv").symlink_to(ROOT / ".venv")
-    return path
-
-
-def run(clone: Path, *command: str, timeout: float = 2000) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PATH": f"{ROOT / '.venv/bin'}:{os.environ['PATH']}", "PYTHONPATH": str(clone)}
-    for name in ("MLFLOW_TRACKING_URI", "R1_PIPELINE_RUN"):
-        env.pop(name, None)
-    done = subprocess.run(
-        command, cwd=clone, env=env, capture_output=True, text=True, timeout=timeout, check=False
-    )
-    print(done.stdout[-4000:], done.stderr[-8000:])
-    return done
 
 
 def check_reports(root: Path) -> None:
@@ -64,15 +44,6 @@ def check_reports(root: Path) -> None:
         assert (root / f"reports/gates/{gate}.json").is_file()
 
 
-@pytest.fixture(scope="module")
-def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone in which `dvc repro` alone, with no server, ran the smoke profile."""
-    clone = fresh_clone(tmp_path_factory.mktemp("repro") / "clone")
-    assert run(clone, sys.executable, "-m", "tasks.configure", "--profile", "smoke").returncode == 0
-    assert run(clone, "dvc", "repro").returncode == 0
-    return clone
-
-
 def test_dvc_repro_alone_then_nothing_to_do(reproduced: Path) -> None:
     clone = reproduced
     check_reports(clone)
@@ -88,12 +59,6 @@ def test_dvc_repro_alone_then_nothing_to_do(reproduced: Path) -> None:
     assert metrics.returncode == 0
     assert "train_r1_zero" in metrics.stdout
     assert run(clone, "dvc", "plots", "show", "--json").returncode == 0
-
-
-def locked(root: Path) -> dict[str, dict[str, object]]:
-    """dvc.lock without its order; the frozen stage, whose files git holds, is no task of the DAG."""
-    stages = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
-    return {name: body for name, body in stages.items() if name != "pretrain_micro_base"}
 
 
 @pytest.fixture

@@ -66,6 +66,26 @@ def test_computed_then_unchanged_then_restored(repo):
     assert (repo / "out").read_text() == "one"
 
 
+def test_a_damaged_cache_object_is_cast_out_and_the_stage_computed_again(repo):
+    """DVC links an output it knows to its cache, even when it has just been computed, and does not look at the bytes."""
+    stage, lines = run(repo, "precious")
+    stage.wait(lines.append)
+    (stored,) = [
+        file
+        for file in (repo / ".dvc/cache/files").rglob("*")
+        if file.is_file() and file.read_text() == "precious"
+    ]
+    stored.chmod(0o644)
+    stored.write_text("rotten!!")
+    stored.chmod(0o444)
+    (repo / "out").unlink()
+    lines.clear()
+    StageRun(repo, "s").wait(lines.append)
+    assert (repo / "out").read_text() == stored.read_text() == "precious"
+    assert any("1 damaged objects of the DVC cache" in line for line in lines)
+    assert StageRun(repo, "s").wait(lines.append).how is How.UNCHANGED
+
+
 @pytest.mark.parametrize(("code", "retry"), [(2, False), (3, False), (75, True), (1, True)])
 def test_the_stages_own_exit_code_and_words_are_found_again(repo, code, retry):
     stage, lines = run(repo, f"exit {code}")

@@ -1,0 +1,235 @@
+"""kill -9 of any process of the pipeline, at random moments of random stages: nothing of it may show in the end.
+
+A worker walks through the graph as Airflow's does (`orchestration.runner`, a retry after every crash), in a fresh clone.
+A storm picks a stage, waits a random time, and kills one random process: the worker, dvc, the stage or a rank of it, the sandbox,
+the verifier, MLflow's shipper. What must hold: the same dvc.lock as in a clone that nobody disturbed, so the same bytes of every
+output; every step of every training once in MLflow; never two copies of a stage at once; no process left.
+
+`R1_KILLS` says how many (8 in CI, 60 with `make test-faults`).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipeline_lib.orchestration.processes import STAGE_MARK
+from tests.clones import clone_environment, fresh_clone, locked, run
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3000)]
+KILLS = int(os.environ.get("R1_KILLS", "8"))
+SEED = int(os.environ.get("R1_KILL_SEED", "1"))
+LATEST_S = 14.0
+"""A kill comes this long after its stage is first seen, at the latest."""
+SURE = (
+    "train_r1_zero",
+    "sample_rejections",
+    "train_general_sft",
+    "train_reward_models",
+    "train_all_task_rl",
+    "distill@qwen-xs",
+)
+"""Stages that are hit in any case: GRPO, rejection sampling, SFT, the reward models, distillation."""
+
+WORKER = """
+import sys
+from pathlib import Path
+from pipeline_lib.orchestration.graph import load_graph, load_yaml
+from pipeline_lib.orchestration.runner import StageFailed, StageRun
+
+root = Path.cwd()
+graph, params = load_graph(root), load_yaml(root / "params.yaml")
+for stage in graph.stages:
+    for item in stage.items(params) if stage.is_matrix else (None,):
+        address = stage.address(item)
+        while True:
+            try:
+                StageRun(root, address).wait(print)
+                break
+            except StageFailed as error:
+                print("RETRY", address, error.exit_code, flush=True)
+                if not error.retry:
+                    raise
+"""
+
+
+def _alive(clone: Path) -> dict[int, tuple[str, str]]:
+    """pid -> (kind, stage address or empty) of every process that works in or for the clone."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            inside = os.readlink(entry / "cwd").startswith(str(clone))
+            environment = (entry / "environ").read_bytes()
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        mark = f"{STAGE_MARK}={clone}:".encode()
+        marked = mark in environment
+        if command and (inside or marked):
+            address = environment.partition(mark)[2].partition(b"\0")[0].decode() if marked else ""
+            found[int(entry.name)] = (_kind(command), address)
+    return found
+
+
+def _kind(command: str) -> str:
+    """What a process is, by its command line."""
+    for kind, sign in (
+        ("stage", "-m tasks."),
+        ("dvc", "-m dvc"),
+        ("rank", "training.job"),
+        ("shipper", "tracking"),
+        ("verifier", "math_worker"),
+        ("sandbox", "-I -S -B"),
+        ("watchdog", "orchestration/processes.py"),
+        ("worker", "StageRun"),
+    ):
+        if sign in command:
+            return kind
+    return "other"
+
+
+def _plan(draw: random.Random, addresses: list[str]) -> Counter[str]:
+    """How many kills each stage gets."""
+    chosen = [*SURE[:KILLS], *(draw.choice(addresses) for _ in range(KILLS - len(SURE)))]
+    return Counter(chosen)
+
+
+class _Storm:
+    """The worker, restarted whenever it dies, and what kills it."""
+
+    def __init__(self, clone: Path, plan: Counter[str], draw: random.Random) -> None:
+        self.clone, self.plan, self.draw = clone, plan, draw
+        self.killed: Counter[str] = Counter()
+        self.log = (clone / "worker.log").open("w", encoding="utf-8")
+        self.worker = self._start()
+        self._due: dict[str, float] = {}
+
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-u", "-c", WORKER],
+            cwd=self.clone,
+            env=clone_environment(self.clone),
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def rage(self, deadline: float) -> None:
+        """Until the worker has walked through the whole graph."""
+        while True:
+            assert time.monotonic() < deadline, "the pipeline did not end in time"
+            code = self.worker.poll()
+            if code == 0:
+                return
+            if code is not None:
+                assert code == -signal.SIGKILL, f"the worker gave up with {code}; see worker.log"
+                self.worker = self._start()
+            alive = _alive(self.clone)
+            self._require_single(alive)
+            self._maybe_kill(alive)
+            time.sleep(0.1)
+
+    def _require_single(self, alive: dict[int, tuple[str, str]]) -> None:
+        """A stage's program runs at most once; its forks (data loaders, samplers) are its children."""
+        for address in {address for kind, address in alive.values() if kind == "stage"}:
+            pids = [pid for pid, (kind, of) in alive.items() if kind == "stage" and of == address]
+            firsts = [pid for pid in pids if _parent(pid) not in pids]
+            if len(firsts) > 1 and len([pid for pid in firsts if _parent(pid) is not None]) > 1:
+                raise AssertionError(f"{address} runs as {firsts} at once")
+
+    def _maybe_kill(self, alive: dict[int, tuple[str, str]]) -> None:
+        now = time.monotonic()
+        running = {address for kind, address in alive.values() if kind == "stage" and address}
+        for address in running:
+            if self.plan[address] and address not in self._due:
+                self._due[address] = now + self.draw.uniform(0.0, LATEST_S)
+        late = {address for address in self._due if address not in running and self.plan[address]}
+        for address in (*running, *late):
+            if self.plan[address] and now >= self._due.get(address, now + 1):
+                victims = [pid for pid, (kind, _) in alive.items() if kind != "watchdog"]
+                kinds = sorted({alive[pid][0] for pid in victims})
+                if not kinds:
+                    return
+                kind = self.draw.choice(kinds)
+                victim = self.draw.choice([pid for pid in victims if alive[pid][0] == kind])
+                try:
+                    os.kill(victim, signal.SIGKILL)
+                except ProcessLookupError:
+                    return
+                self.killed[kind] += 1
+                self.plan[address] -= 1
+                del self._due[address]
+                return
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
+
+
+def _addresses(clone: Path) -> list[str]:
+    from pipeline_lib.orchestration.graph import load_graph, load_yaml
+
+    graph, params = load_graph(clone), load_yaml(clone / "params.yaml")
+    return [
+        stage.address(item)
+        for stage in graph.stages
+        for item in (stage.items(params) if stage.is_matrix else (None,))
+    ]
+
+
+def _check_steps(clone: Path, stage: str, metric: str, steps: int) -> None:
+    """The stage's finished run has every step once."""
+    from mlflow.tracking import MlflowClient
+
+    from pipeline_lib.tracking.locations import EXPERIMENT
+
+    client = MlflowClient(f"sqlite:///{clone / '.mlflow' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    runs = client.search_runs(
+        [experiment.experiment_id], f"tags.stage = '{stage}' and attributes.status = 'FINISHED'"
+    )
+    assert len(runs) == 1, f"{stage}: {len(runs)} finished runs"
+    history = client.get_metric_history(runs[0].info.run_id, metric)
+    assert sorted(point.step for point in history) == list(range(steps)), stage
+
+
+def test_nothing_shows_of_a_storm_of_kills(reproduced: Path, tmp_path: Path) -> None:
+    clone = fresh_clone(tmp_path / "clone")
+    assert run(clone, sys.executable, "-m", "tasks.configure", "--profile", "smoke").returncode == 0
+    draw = random.Random(SEED)
+    storm = _Storm(clone, _plan(draw, _addresses(clone)), draw)
+    began = time.monotonic()
+    try:
+        storm.rage(began + 2700)
+    finally:
+        storm.log.close()
+        print((clone / "worker.log").read_text(encoding="utf-8", errors="replace")[-3000:])
+        for pid in _alive(clone):
+            if sys.exc_info()[0] is not None:
+                os.kill(pid, signal.SIGKILL)
+    print(f"{storm.killed.total()} kills in {time.monotonic() - began:.0f} s: {dict(storm.killed)}")
+    assert storm.killed.total() >= KILLS - 2, f"too few: {storm.killed}, left {+storm.plan}"
+    assert locked(clone) == locked(reproduced)
+    for _ in range(120):
+        if not _alive(clone):
+            break
+        time.sleep(0.5)
+    assert not _alive(clone), "processes are left"
+    _check_steps(clone, "train_r1_zero", "accuracy", 4)
+    _check_steps(clone, "train_reasoning_rl", "accuracy", 3)
+    _check_steps(clone, "train_all_task_rl", "accuracy", 3)
