@@ -56,9 +56,14 @@ def status_of(job: V1Job, pods: Sequence[V1Pod]) -> Status:
 
 
 def taken_back(job: V1Job, ended: Status) -> bool:
-    """True when it was the cluster that ended the job: a drained node, a pod or a queue with a higher priority."""
+    """True when it was the cluster that ended the job: a drained node, a pod or a queue with a higher priority.
+
+    Its pods end in the same way when somebody deletes the Job, as `stop` does; then it is not to start again.
+    """
     end = finished(job)
-    return ended.exit_code == EXIT_PREEMPTED and end is not None and end.reason == "PodFailurePolicy"
+    if end is None or job.metadata.deletion_timestamp is not None:
+        return False
+    return ended.exit_code == EXIT_PREEMPTED and end.reason == "PodFailurePolicy"
 
 
 def hopeless(pods: Sequence[V1Pod], now: datetime) -> str | None:

@@ -140,7 +140,8 @@ class KubernetesJob:
     def _again(self) -> Status:
         """A Job whose place the cluster took back queues again, and goes on from its checkpoint."""
         print(f"{self.title}: its place was taken back; it is submitted again", file=sys.stderr, flush=True)
-        self._log.truncate(0)
+        self._log.seek(0)
+        self._log.truncate()
         self._follow(_create(self._cluster, self._job, self._asked))
         return Status("waiting", None, "submitted again")
 

@@ -97,6 +97,8 @@ def _pod(job: Job, asked: KubernetesParams, name: str) -> dict[str, Any]:
         # Files in the worktree belong to whoever owns the worktree.
         "securityContext": {"runAsUser": owner.st_uid, "runAsGroup": owner.st_gid},
         "enableServiceLinks": False,
+        # Ranks need nothing of the API, and a program that got out of its sandbox is to find no way to it.
+        "automountServiceAccountToken": False,
         "containers": [_container(job, asked, name)],
         "volumes": [
             # NCCL and vLLM share memory between processes; a container's own /dev/shm has 64 MB.

@@ -46,8 +46,10 @@ class ApiServer:
         self.objects: dict[str, dict[str, dict[str, Any]]] = {
             kind: {} for kind in ("jobs", "services", "pods", "events", "workloads")
         }
+        self.allowed = _permissions()
+        """`create jobs` and the like: what infra/kubernetes/access.yaml grants."""
         self.forbidden: set[str] = set()
-        """`create jobs` and the like."""
+        """Of these, what the account may not do after all."""
         self.groups: dict[str, str] = {"batch": "v1"}
         self.created: list[str] = []
         """Uid of every Job there ever was."""
@@ -151,6 +153,12 @@ class ApiServer:
         return path.read_text() if path.exists() else ""
 
 
+def _permissions() -> set[str]:
+    path = Path(__file__).resolve().parents[3] / "infra/kubernetes/access.yaml"
+    [role] = [item for item in yaml.safe_load_all(path.read_text()) if item["kind"] == "Role"]
+    return {f"{v} {r}" for rule in role["rules"] for v in rule["verbs"] for r in rule["resources"]}
+
+
 def now() -> str:
     """As the API writes a time."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -204,7 +212,8 @@ def _handler(api: ApiServer) -> type[BaseHTTPRequestHandler]:
             kind, name = found["kind"], found["name"]
             if verb == "get" and not name:
                 verb = "list"
-            if f"{verb} {kind}" in api.forbidden:
+            asked = f"{verb} {kind}{found['log'] or ''}"
+            if asked not in api.allowed - api.forbidden:
                 raise Refused(
                     403, "Forbidden", f'{kind} is forbidden: User "me" cannot {verb} resource "{kind}"'
                 )

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import copy
 import threading
+import time
 from datetime import UTC, datetime
 from typing import Any
 
 from tests.integration.cluster.api import NAMESPACE, ApiServer, now
 from tests.integration.cluster.kubelet import Kubelet
+
+COLLECT_SECONDS = 0.5
 
 
 class Nodes:
@@ -24,6 +27,8 @@ class Nodes:
     def __init__(self, api: ApiServer) -> None:
         self.api, self.kubelet = api, Kubelet(api)
         self.pod_quota = 99
+        self._ended_at: dict[str, float] = {}
+        """When the last pod of a deleted Job had ended, by the Job's uid."""
         self._over = threading.Event()
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -145,7 +150,13 @@ class Nodes:
                 del self.api.objects["pods"][pod["metadata"]["name"]]
 
     def _collect(self, job: dict[str, Any], pods: list[dict[str, Any]]) -> None:
-        """What the garbage collector does to the rest of a deleted Job."""
+        """What the garbage collector does, in its own time, to the rest of a deleted Job; until then it is Failed."""
+        if job["metadata"]["uid"] not in self._ended_at:
+            self._ended_at[job["metadata"]["uid"]] = time.monotonic()
+            if target := self._failure(job, pods):
+                job["status"].setdefault("conditions", []).append({**target, "type": "Failed"})
+        if time.monotonic() - self._ended_at[job["metadata"]["uid"]] < COLLECT_SECONDS:
+            return
         for pod in pods:
             del self.api.objects["pods"][pod["metadata"]["name"]]
         for name, service in list(self.api.objects["services"].items()):

@@ -86,6 +86,14 @@ def test_a_time_limit_or_bad_input_is_not_taken_back(reason, code):
     assert not taken_back(_job("Failed", reason), Status("ended", code))
 
 
+def test_a_job_that_somebody_deleted_is_not_taken_back():
+    job = _job("Failed", "PodFailurePolicy", GONE.format(code=75, rule=1))
+    job.metadata.deletion_timestamp = NOW
+    assert not taken_back(job, status_of(job, []))
+    job.metadata.deletion_timestamp = None
+    assert taken_back(job, status_of(job, []))
+
+
 @pytest.mark.parametrize("end", ["Complete", "Failed", "FailureTarget"])
 def test_a_job_is_not_over_while_one_of_its_pods_lives(end):
     """Before Kubernetes 1.31 a Job could be Failed while its pods still wrote their checkpoint."""
