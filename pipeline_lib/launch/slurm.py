@@ -11,14 +11,13 @@ import fcntl
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline_lib.errors import EXIT_PREEMPTED, ConfigError
-from pipeline_lib.launch.base import JobFailed, Status
+from pipeline_lib.launch.base import NotAnswering, Status
 from pipeline_lib.launch.job import LOG, Job, LogReader
 from pipeline_lib.launch.sbatch import render
 from pipeline_lib.orchestration.processes import STAGE_MARK
@@ -26,8 +25,6 @@ from pipeline_lib.orchestration.processes import STAGE_MARK
 SCRIPT = "job.sbatch"
 SUBMIT_LOCK = "submit.lock"
 POLL_SECONDS = 2.0
-PATIENCE_SECONDS = 600.0
-"""A controller may be restarted under a running job; only after this long without an answer is waiting given up."""
 
 ENDED = {
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT",
@@ -86,7 +83,6 @@ class SlurmJob:
 
     def __init__(self, job: Job, id: str) -> None:
         self._job, self.id = job, id
-        self._answered = time.monotonic()
         self.new_output = LogReader(job.folder / LOG)
 
     @property
@@ -95,15 +91,8 @@ class SlurmJob:
         return f"Slurm job {self.id}"
 
     def status(self) -> Status:
-        """Ask the queue; a controller that is away for a while is waited for."""
-        try:
-            rows = [row for row in _queue(self._job) if row.id == self.id]
-        except JobFailed as error:
-            if time.monotonic() - self._answered > PATIENCE_SECONDS:
-                raise
-            print(f"{self.title}: {error}; asking again", file=sys.stderr, flush=True)
-            return Status("running")
-        self._answered = time.monotonic()
+        """Ask the queue."""
+        rows = [row for row in _queue(self._job) if row.id == self.id]
         if not rows:  # it ended more than MinJobAge ago, while nobody could ask
             return Status("ended", None, f"{self.title} is no longer in the queue")
         return status_of(rows[0])
@@ -180,7 +169,7 @@ def _submitting(folder: Path) -> Iterator[int]:
 
 
 def _run(*command: str, env: dict[str, str] | None = None, keep: int | None = None) -> str:
-    """What a Slurm command prints. ConfigError where it refuses, JobFailed where the controller does not answer."""
+    """What a Slurm command prints. ConfigError where it refuses, NotAnswering where the controller does not answer."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, env=env, pass_fds=() if keep is None else (keep,)
@@ -193,7 +182,7 @@ def _run(*command: str, env: dict[str, str] | None = None, keep: int | None = No
         return done.stdout
     said = done.stderr.strip() or done.stdout.strip()
     if any(words in said for words in UNREACHABLE):
-        raise JobFailed(f"Slurm does not answer: {said}")
+        raise NotAnswering(f"Slurm does not answer: {said}")
     raise ConfigError("engine.slurm", command[0], said)
 
 

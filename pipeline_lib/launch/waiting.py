@@ -17,7 +17,15 @@ from pathlib import Path
 from types import FrameType
 
 from pipeline_lib.errors import EXIT_BAD_INPUT, EXIT_PREEMPTED, DataError, PipelineError, Preempted
-from pipeline_lib.launch.base import AlreadyRunning, JobFailed, JobHeld, Launcher, Status, Submitted
+from pipeline_lib.launch.base import (
+    AlreadyRunning,
+    JobFailed,
+    JobHeld,
+    Launcher,
+    NotAnswering,
+    Status,
+    Submitted,
+)
 from pipeline_lib.launch.job import (
     LOG,
     RESULT,
@@ -32,6 +40,8 @@ from pipeline_lib.training.spec import JobSpec
 OWNER = "owner.lock"
 """Held by the process that waits for the job."""
 ECHO_SECONDS = 0.1
+PATIENCE_SECONDS = 600.0
+"""A controller may be restarted under a running job; only after this long without an answer is waiting given up."""
 TOLD = ("Preempted: ", "ConfigError: ", "DataError: ", "StorageError: ")
 """How a job's one-line errors begin in its log (`training.job.main`)."""
 
@@ -75,12 +85,18 @@ def _await(running: Submitted) -> Status:
     """Wait for the end, copying the job's output to stderr; SIGTERM and SIGINT are passed on, once each."""
     with closing(running), _signals() as asked_to_stop:
         next_look, told = 0.0, ""
+        status, answered = Status("running"), time.monotonic()
         while True:
-            if asked_to_stop.is_set():
-                asked_to_stop.clear()
-                running.stop()
             if time.monotonic() >= next_look:
-                status = running.status()
+                try:
+                    if asked_to_stop.is_set():
+                        running.stop()
+                        asked_to_stop.clear()
+                    status, answered = running.status(), time.monotonic()
+                except NotAnswering as error:
+                    if time.monotonic() - answered > PATIENCE_SECONDS:
+                        raise
+                    print(f"{running.title}: {error}; asking again", file=sys.stderr, flush=True)
                 next_look = time.monotonic() + running.poll_seconds
                 if status.phase == "waiting" and status.detail != told:
                     told = status.detail

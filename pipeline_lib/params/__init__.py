@@ -13,7 +13,7 @@ from pipeline_lib.params.data import (
     SelectHardProblemsParams,
     SourceSpec,
 )
-from pipeline_lib.params.engine import EngineParams, RunParams, SlurmParams, VllmParams
+from pipeline_lib.params.engine import EngineParams, KubernetesParams, RunParams, SlurmParams, VllmParams
 from pipeline_lib.params.root import Params, build_params, compose, load_params, parse_assignment
 from pipeline_lib.params.students import StudentParams
 from pipeline_lib.params.training import (
@@ -33,6 +33,7 @@ __all__ = [
     "EvaluateParams",
     "GateParams",
     "GrpoParams",
+    "KubernetesParams",
     "Params",
     "PrepareBaseModelParams",
     "PrepareProblemsParams",

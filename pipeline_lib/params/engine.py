@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -62,6 +62,57 @@ class SlurmParams(StrictModel):
     )
 
 
+class KubernetesParams(StrictModel):
+    """What the `kubernetes` launcher asks of a cluster; other launchers do not read it. One pod a node; ranks fill nodes.
+
+    Like Slurm's section it has defaults and is no part of a job's content key. Secrets have no place in it: name a Secret.
+    """
+
+    context: str = Field(
+        "", description="Context of the kubeconfig; empty: the current one, or the pod's own account."
+    )
+    namespace: Name = Field("default", description="Namespace of the jobs.")
+    image: str = Field(
+        "", description="Image with this project's dependencies (infra/kubernetes/Dockerfile); must be given."
+    )
+    python: str = Field("python", description="The image's interpreter.")
+    volumes: dict[str, str] = Field(
+        default_factory=dict,
+        description="Claim -> path. Each persistent volume claim is mounted at that path, which must be the path it has "
+        "here; one of them holds the worktree, and every pod writes to it (ReadWriteMany).",
+    )
+    queue: str = Field("", description="Kueue's local queue; empty: the scheduler alone.")
+    service_account: str = Field("", description="Of the pods; empty: the namespace's default.")
+    secret: str = Field(
+        "", description="A Secret whose entries the pods find in their environment (S3, a hub)."
+    )
+    gpus_per_node: int = Field(
+        0,
+        ge=0,
+        description="GPUs, and so ranks, of a pod; world_size is a multiple. 0: one CPU rank a pod.",
+    )
+    gpu_resource: str = Field("nvidia.com/gpu", description="What the cluster calls a GPU.")
+    resources: dict[str, str] = Field(
+        default_factory=dict,
+        description="More limits (and so requests) of a pod: {cpu: '64', memory: 900Gi, rdma/hca: '8'}.",
+    )
+    time_limit_minutes: int = Field(0, ge=0, description="Time limit, from when the job may start; 0: none.")
+    grace_seconds: int = Field(
+        120,
+        ge=1,
+        description="SIGTERM comes this long before SIGKILL and before the time limit; a step and a checkpoint fit in.",
+    )
+    start_minutes: int = Field(
+        60, ge=0, description="A job that could not start for so long (no node, no quota) is held; 0: never."
+    )
+    labels: dict[str, str] = Field(default_factory=dict, description="More labels of the job and its pods.")
+    env: dict[str, str] = Field(default_factory=dict, description="More environment of the pods.")
+    pod: dict[str, Any] = Field(
+        default_factory=dict,
+        description="More of the pod's spec, as Kubernetes writes it: {nodeSelector: {...}, tolerations: [...]}.",
+    )
+
+
 class EngineParams(StrictModel):
     """How models are sampled and trained. Changing it changes speed, and float rounding."""
 
@@ -76,6 +127,7 @@ class EngineParams(StrictModel):
     )
     offload: Literal["none", "cpu"] = Field(description="Where DeepSpeed keeps optimizer state.")
     threads: int = Field(ge=0, description="Torch threads per process; 0 = cores // world_size.")
-    launcher: Name = Field(description="Where jobs start: a module of pipeline_lib/launch (local, slurm).")
+    launcher: Name = Field(description="Where jobs start: a module of pipeline_lib/launch.")
     vllm: VllmParams
     slurm: SlurmParams = SlurmParams()
+    kubernetes: KubernetesParams = KubernetesParams()

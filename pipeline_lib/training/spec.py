@@ -18,7 +18,7 @@ from pipeline_lib.storage.hash import hash_file, hash_path
 Kind = Literal["grpo", "sft", "reward_models"]
 CODE = ("algorithms", "training", "rollout", "rewards", "modeling.py", "types.py")
 """What decides a trained model's bytes, below pipeline_lib/."""
-PLACEMENT = ("slurm",)
+PLACEMENT = ("slurm", "kubernetes")
 """Sections of `engine` that only say what a launcher asks of its cluster."""
 
 
