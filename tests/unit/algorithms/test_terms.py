@@ -142,6 +142,22 @@ def test_aggregations_by_hand():
     assert sequence_sum(VALUES, MASK, totals).item() == pytest.approx(11.0 / 2)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from([0, 1, 2, 31, 4096]), min_size=1, max_size=4))
+def test_extreme_lengths_keep_every_aggregation_exact(lengths):
+    """Ones on the tokens, NaN elsewhere: an aggregation then counts, whatever the lengths."""
+    mask = completion_mask(torch.tensor(lengths), 4096)
+    ones = torch.where(mask, 1.0, NAN)
+    totals = Totals(len(lengths), sum(lengths))
+    answered = sum(length > 0 for length in lengths)
+    assert sequence_mean(ones, mask, totals).item() == pytest.approx(answered / len(lengths))
+    assert token_mean(ones, mask, totals).item() == pytest.approx(float(sum(lengths) > 0))
+    assert constant_length(ones, mask, totals, 4096).item() == pytest.approx(
+        sum(lengths) / len(lengths) / 4096
+    )
+    assert sequence_sum(ones, mask, totals).item() == pytest.approx(sum(lengths) / len(lengths))
+
+
 def test_one_answer_of_one_token_is_not_divided():
     value, mask, one = torch.tensor([[3.0, 99.0]]), torch.tensor([[True, False]]), Totals(1, 1)
     assert sequence_mean(value, mask, one).item() == 3.0
