@@ -66,9 +66,16 @@ def mutants_of(file: str) -> Iterator[Mutant]:
             meaning = ast.dump(ast.parse(text))
         except SyntaxError:  # `not match := ...`, or quotes inside an f-string
             continue
-        if meaning not in seen:
+        if meaning not in seen and _signatures(text) == _signatures(
+            source
+        ):  # Cosmic Ray takes a bare `*` for a product
             seen.add(meaning)
             yield _describe(file, operator, source, text)
+
+
+def _signatures(text: str) -> list[tuple[int, int, int]]:
+    found = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.arguments)]
+    return [(len(a.posonlyargs), len(a.args), len(a.kwonlyargs)) for a in found]
 
 
 def _cosmic_ray(source: str) -> Iterator[tuple[str, str]]:
