@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export DS_ACCELERATOR ?= cpu
 
-.PHONY: help setup setup-gpu demo up down status repro test test-fast test-slow check format claims test-e2e lock deps browser clean
+.PHONY: help setup setup-gpu demo up down status repro test test-fast test-slow mutation check format claims test-e2e lock deps browser clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
@@ -42,6 +42,10 @@ test-fast: setup ## the tests that start no service (about two minutes)
 
 test-e2e: setup ## one small pipeline through Airflow and one through dvc repro
 	@$(PY) -m pytest tests/e2e -m e2e $(ARGS)
+
+mutation: setup ## break the algorithms and rewards line by line; every break must fail a test (docs/mutation.md)
+	@cmp -s requirements/mutation.txt .run/mutation/.lock || ($(PY) -m venv --clear .run/mutation && .run/mutation/bin/python -m pip install -q --disable-pip-version-check --no-deps -r requirements/mutation.txt && cp requirements/mutation.txt .run/mutation/.lock)
+	@$(PY) -m benchmarks.mutation $(ARGS)
 
 check: setup ## format, lint, types, import contracts, architecture tests
 	@ruff format --check -q . && ruff check -q . && lint-imports --no-cache >/dev/null && mypy --no-error-summary && $(PY) -m pytest tests/architecture -m "not slow"

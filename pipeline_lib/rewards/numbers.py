@@ -49,14 +49,14 @@ def parse_number(text: str) -> Fraction | None:
 def _undress(text: str) -> str:
     bare = text.strip().removesuffix(".").rstrip()
     for opening, closing in (("\\(", "\\)"), ("\\[", "\\]"), ("$", "$")):
-        if len(bare) > len(opening + closing) and bare.startswith(opening) and bare.endswith(closing):
+        if bare.startswith(opening) and bare.endswith(closing):
             bare = bare[len(opening) : -len(closing)].strip()
     bare = bare.replace("\u2212", "-").replace("{,}", ",").replace("\\!", "").replace("\\,", "")
     bare = bare.removesuffix(".").rstrip()
     bare = _UNIT.sub("", bare).rstrip("\\ ")
     for suffix in ("\\%", "%", "^\\circ", "^{\\circ}"):
         bare = bare.removesuffix(suffix).rstrip()
-    bare = re.sub(r" *(=|/|\\times|\\cdot) *", r"\1", bare, count=4)
+    bare = re.sub(r" *(=|/|\\times|\\cdot) *", r"\1", bare)
     bare = _LABEL.sub("", bare, count=1) if _LABEL.match(bare) else bare
     sign = bare[:1] if bare[:1] in ("+", "-") else ""
     rest = bare[len(sign) :].lstrip()
