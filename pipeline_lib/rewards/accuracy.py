@@ -152,12 +152,12 @@ def _signal(right: bool) -> Outcome:
 
 def _reads_as_math(text: str) -> bool:
     """Marks or a lone letter, and no word that is not a function's name."""
-    bare = _TEXT_COMMAND.sub(" ", _unwrap(text))
+    bare = _TEXT_COMMAND.sub(" ", _unwrap(text)).strip()
     if any(ord(char) > 0x2FF and char.isalpha() for char in bare):
         return False
     if any(word.lower() not in _FUNCTIONS for word in _WORD.findall(bare)):
         return False
-    return bool(_MATH_MARK.search(bare)) or (len(bare.strip()) == 1 and bare.strip().islower())
+    return _MATH_MARK.search(bare) is not None or (len(bare) == 1 and bare.islower())
 
 
 def _unwrap(text: str) -> str:

@@ -34,9 +34,14 @@ def pool() -> Iterator[MathPool]:
             ("\\sqrt{2}", Kind.MATH),
             ("x", Kind.MATH),
             ("2\\pi", Kind.MATH),
+            ("x ≤ 2", Kind.MATH),
+            ("Max(1, 2)", Kind.MATH),
+            ("\\text{the} x", Kind.MATH),
         ),
         *(
             ("C", Kind.TEXT),
+            ("\\(C\\)", Kind.TEXT),
+            ("", Kind.TEXT),
             ("\\text{Evelyn}", Kind.TEXT),
             ("even", Kind.TEXT),
             ("巴黎", Kind.TEXT),
@@ -115,7 +120,8 @@ def test_evidence_says_what_was_wrong_with_an_answer() -> None:
 def test_dollars_and_names_are_taken_off_before_algebra() -> None:
     assert judge_quickly("$x^2$", "$$ y = x + x^2 $$") == Question("x^2", " x + x^2")
     assert judge_quickly("y = x^2", "\\(y = x\\)") == Question("y = x^2", "y = x")
-    assert judge_quickly("\\[x^2\\]", "f(x)=x") == Question("x^2", "x")
+    assert judge_quickly(" \\[x^2\\] ", "f(x)=x") == Question("x^2", "x")
+    assert judge_quickly("$$x^2$$", "\\(\\)x") == Question("x^2", "\\(\\)x")
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,7 @@ def test_latin_words_need_an_end_han_words_do_not_and_no_word_is_a_pattern() -> 
     assert b.count_words("TT恤", {"zh": ("T恤",)}) == 0
     assert b.count_words("x检查y", b.VERIFICATION_WORDS) == 1
     assert b.count_words("abc a.c", {"en": ("a.c",)}) == 1
+    assert b.count_words("等x 等.", {"zh": ("等.",)}) == 1
 
 
 def test_a_phrase_has_eight_words_unless_told() -> None:

@@ -170,14 +170,14 @@ def test_a_deadline_that_has_passed_is_a_timeout_of_programs(scorer: Scorer) -> 
 
 def test_code_has_its_own_style_limits_and_fence() -> None:
     fence = "```python\ndef f(x):\n{}\n```"
-    limits = Limits(cpu_seconds=1, wall_seconds=30.0)
+    limits = Limits(output_bytes=1000)
     with Scorer(code_style=AnswerStyle.CODE_BLOCK, limits=limits, workers=1) as own:
-        right, endless, number = own.verify_batch(
+        right, chatty, number = own.verify_batch(
             [CODE, CODE, MATH],
-            [fence.format(" return x+1"), fence.format(" while True: pass"), "<answer>3</answer>"],
+            [fence.format(" return x+1"), fence.format(" return 'x' * 2000"), "<answer>3</answer>"],
         )
     assert right.outcome is number.outcome is Outcome.CORRECT
-    assert endless.detail == "used its 1 s of processor time"
+    assert chatty.detail == "it returned more than the output limit"
     with Scorer(workers=1) as tagged:
         assert _total(tagged, CODE, f"<answer>{fence.format(' return x+1')}</answer>", {"accuracy": 1.0}) == 1
 
