@@ -7,6 +7,7 @@ between half an hour and an afternoon.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import multiprocessing
 import os
@@ -28,6 +29,7 @@ TEST_SECONDS = 120
 _RUN_SECONDS = 900
 _MEMORY_BYTES = 4 * 1024**3
 _WRONG_TREE = 99
+_PR_SET_PDEATHSIG = 1
 _forks = multiprocessing.get_context("fork")
 
 
@@ -130,6 +132,9 @@ def _run_tests(root: Path, tests: Sequence[str], log: int, say: Connection) -> N
     import pytest
 
     os.setsid()
+    ctypes.CDLL(None).prctl(
+        _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0
+    )  # a command that is stopped leaves nothing behind
     resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY_BYTES, _MEMORY_BYTES))
     os.dup2(log, 1)
     os.dup2(log, 2)
