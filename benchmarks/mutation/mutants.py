@@ -103,6 +103,8 @@ def _never_evaluated(source: str) -> list[Span]:
                 spans.append(((start[0], start[1] - 1), (end[0] + 1, 0)))
             elif isinstance(node, ast.ClassDef):
                 spans.append((start, end))
+        if isinstance(node, ast.JoinedStr):
+            spans.append(_span(node))
         for field in ("annotation", "returns"):
             if isinstance(part := getattr(node, field, None), ast.expr):
                 spans.append(_span(part))

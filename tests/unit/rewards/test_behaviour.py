@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pipeline_lib.rewards.behaviour as b
 from pipeline_lib.errors import ConfigError
-from pipeline_lib.rewards import behaviour as b
 
 
 @pytest.mark.parametrize(

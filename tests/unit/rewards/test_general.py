@@ -16,6 +16,7 @@ from pipeline_lib.types import Outcome
         ("PARIS ..", True),
         ("Paris Paris", False),
         ("Rome", False),
+        ("Oslo", False),
         ("Paris or Rome", False),
         ("巴黎", False),
     ],

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from pipeline_lib.rewards import math_worker
+import pipeline_lib.rewards.math_worker as math_worker
 from pipeline_lib.rewards.math_pool import Comparison, MathPool
 from pipeline_lib.sandbox import codec
 
