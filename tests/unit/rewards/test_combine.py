@@ -268,7 +268,7 @@ def test_repetition_is_a_penalty(scorer: Scorer) -> None:
 
 
 def test_counter_counts_and_alarms(caplog: pytest.LogCaptureFixture) -> None:
-    counter = VerdictCounter(alarm_share=0.05)
+    counter = VerdictCounter()
     good, bad = Verdict(Outcome.CORRECT), Verdict(Outcome.TIMEOUT, detail="no result in 5 s")
     with caplog.at_level(logging.WARNING):
         assert not counter.add([good] * 95 + [bad] * 5)
