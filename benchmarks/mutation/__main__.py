@@ -68,13 +68,13 @@ def main() -> int:
         copied_tree(ROOT) as tree,
         open(options.results, "a" if options.resume else "w", encoding="utf-8") as results,
     ):
-        order = _prove_the_set_up(tree, files, quick=options.quick)
+        order, patience = _prove_the_set_up(tree, files, quick=options.quick)
         for mutant in mutants:
             file, text = mutant["file"], mutant.pop("text")
             key = hashlib.sha256(text.encode()).hexdigest()[:16]
             if not (fate := known.get(key)):
                 with tree.changed(file, text):
-                    fate = tree.fate(order[file])
+                    fate = tree.fate(order[file], patience)
                 results.write(json.dumps({**mutant, "key": key, "fate": fate}) + "\n")
                 results.flush()
             fates[file][fate] += 1
@@ -105,8 +105,8 @@ def _mutants(python: str, files: list[str]) -> list[dict]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def _prove_the_set_up(tree: Tree, files: list[str], *, quick: bool) -> dict[str, list[str]]:
-    """For each file the tests that import it: those that name it first, then the quick ones.
+def _prove_the_set_up(tree: Tree, files: list[str], *, quick: bool) -> tuple[dict[str, list[str]], float]:
+    """For each file the tests that import it (those that name it first, then the quick ones), and a test's time limit.
 
     Every test must pass on the untouched tree, and no file may raise on import without a test that notices.
     """
@@ -120,7 +120,7 @@ def _prove_the_set_up(tree: Tree, files: list[str], *, quick: bool) -> dict[str,
         if quick and not any(module in text for module in modules.values()):
             continue
         began = time.monotonic()
-        if tree.fate([test], imported.setdefault(test, set())) is not Fate.SURVIVED:
+        if tree.fate([test], imported=imported.setdefault(test, set())) is not Fate.SURVIVED:
             raise SystemExit(f"{test} fails without any mutant: repair it first")
         seconds[test] = time.monotonic() - began
     order: dict[str, list[str]] = {}

@@ -24,9 +24,8 @@ from enum import StrEnum
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-TEST_SECONDS = 120
-"""A test that runs this long is stopped: the mutant made a loop endless. Generous, or a busy machine would kill mutants."""
-_RUN_SECONDS = 900
+BASELINE_SECONDS = 600.0
+"""Limit of one test on the untouched tree."""
 _MEMORY_BYTES = 4 * 1024**3
 _WRONG_TREE = 99
 _PR_SET_PDEATHSIG = 1
@@ -66,14 +65,22 @@ class Tree:
         finally:
             self.write(file, original)
 
-    def fate(self, tests: Sequence[str], imported: set[str] | None = None) -> Fate:
-        """Run the tests on the tree as it is, up to the first failure; add to `imported` our modules that they used."""
+    def fate(
+        self, tests: Sequence[str], seconds: float = BASELINE_SECONDS, imported: set[str] | None = None
+    ) -> Fate:
+        """Run the tests on the tree as it is, up to the first failure.
+
+        Args:
+            tests: files, in this order.
+            seconds: limit of one test; a mutant can make a loop endless.
+            imported: takes our modules that the tests used.
+        """
         seen, say = _forks.Pipe(duplex=False)
         with tempfile.TemporaryFile() as log, seen:
-            child = _forks.Process(target=_run_tests, args=(self.root, tests, log.fileno(), say))
+            child = _forks.Process(target=_run_tests, args=(self.root, tests, seconds, log.fileno(), say))
             child.start()
             say.close()
-            child.join(_RUN_SECONDS)
+            child.join(60 + 2 * len(tests) * seconds)
             if imported is not None and seen.poll():
                 imported |= seen.recv()
             late = child.is_alive()
@@ -128,7 +135,7 @@ def warm_up(*, with_torch: bool) -> None:
     gc.freeze()  # or every fork's garbage collection walks torch, and copies its pages
 
 
-def _run_tests(root: Path, tests: Sequence[str], log: int, say: Connection) -> None:
+def _run_tests(root: Path, tests: Sequence[str], seconds: float, log: int, say: Connection) -> None:
     import pytest
 
     os.setsid()
@@ -143,7 +150,7 @@ def _run_tests(root: Path, tests: Sequence[str], log: int, say: Connection) -> N
     sys.dont_write_bytecode = True
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     plugins = ["-p", "no:cacheprovider", "-p", "pytest_timeout", "-p", "_hypothesis_pytestplugin"]
-    options = ["-x", "--tb=line", "-m", "not slow", f"--timeout={TEST_SECONDS}", *plugins]
+    options = ["-x", "--tb=line", "-m", "not slow", f"--timeout={seconds}", *plugins]
     code = int(pytest.main([*options, *tests]))
     ours = {name: module for name, module in sys.modules.items() if name.startswith("pipeline_lib")}
     if not all(str(module.__file__).startswith(str(root)) for module in ours.values()):

@@ -163,7 +163,7 @@ def _reads_as_math(text: str) -> bool:
 def _unwrap(text: str) -> str:
     bare = text.strip()
     for opening, closing in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")):
-        if bare.startswith(opening) and bare.endswith(closing) and len(bare) > len(opening + closing):
+        if bare.startswith(opening) and bare.endswith(closing):
             bare = bare[len(opening) : -len(closing)].strip()
     return bare.replace("$", "")
 
@@ -174,8 +174,8 @@ def _fold(text: str) -> str:
 
 def _choice(text: str) -> str | None:
     """The letter of a multiple-choice answer: `C`, `(C)`, `C.`; None for anything else."""
-    match = re.fullmatch(r"\(?([A-Za-z])\)?\.?", _fold(text).strip())
-    return match[1].upper() if match else None
+    match = re.fullmatch(r"\(?([A-Za-z])\)?\.?", _fold(text))
+    return match[1] if match else None
 
 
 def _score(sample: Sample) -> float:

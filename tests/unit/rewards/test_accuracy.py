@@ -8,9 +8,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline_lib.rewards.accuracy import Kind, Question, judge_quickly, kind_of, verdict_of, verify_math
+from pipeline_lib.rewards.accuracy import (
+    REWARD,
+    Kind,
+    Question,
+    judge_quickly,
+    kind_of,
+    verdict_of,
+    verify_math,
+)
 from pipeline_lib.rewards.math_pool import Comparison, MathPool
-from pipeline_lib.types import Outcome, Verdict
+from pipeline_lib.rewards.registry import Sample, ScoreSettings
+from pipeline_lib.types import Completion, Domain, Outcome, Problem, Verdict
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +88,9 @@ def test_kind_of(expected: str, kind: Kind) -> None:
             ("C", "C or D", False),
             ("C", "CC", False),
             ("c.", "C", True),
+            ("c.", "\\text{C}", True),
+            ("Evelyn", "\\(Evelyn\\)", True),
+            ("x^2", "\\(\\)", False),
             ("Evelyn", " EVELYN ", True),
         ),
         *(("\\text{Evelyn}", "evelyn", True), ("Evelyn", "Evelyn or Bob", False), ("x^2", "x^2", True)),
@@ -121,6 +133,7 @@ def test_dollars_and_names_are_taken_off_before_algebra() -> None:
     assert judge_quickly("$x^2$", "$$ y = x + x^2 $$") == Question("x^2", " x + x^2")
     assert judge_quickly("y = x^2", "\\(y = x\\)") == Question("y = x^2", "y = x")
     assert judge_quickly(" \\[x^2\\] ", "f(x)=x") == Question("x^2", "x")
+    assert judge_quickly("$x^2$", "x+1$") == Question("x^2", "x+1")
     assert judge_quickly("$$x^2$$", "\\(\\)x") == Question("x^2", "\\(\\)x")
 
 
@@ -201,3 +214,18 @@ def test_a_dead_worker_is_an_error_and_is_replaced() -> None:
         process.wait()
         assert verify_math("x+1", "1+x", fresh).outcome is Outcome.VERIFIER_ERROR
         assert verify_math("x+1", "1+x", fresh).outcome is Outcome.CORRECT
+
+
+@pytest.mark.parametrize(
+    ("problem", "points"),
+    [
+        (Problem("m", Domain.MATH, "?", answer="3"), 1.0),
+        (Problem("c", Domain.CODE, "?", tests=("assert f(1) == 2",), entry_point="f"), 1.0),
+        (Problem("o", Domain.GENERAL, "?"), 0.0),
+    ],
+)
+def test_accuracy_is_for_what_has_a_key(problem: Problem, points: float) -> None:
+    done = Completion("p", (), (0,), (0.0,), "x", True)
+    for outcome in Outcome:
+        score = REWARD.score(Sample(problem, done, "x", Verdict(outcome), ScoreSettings()))
+        assert score == (points if outcome is Outcome.CORRECT else 0.0)

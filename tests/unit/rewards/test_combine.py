@@ -13,7 +13,7 @@ from pipeline_lib.errors import ConfigError
 from pipeline_lib.rewards.combine import Scorer, without_time
 from pipeline_lib.rewards.counter import VerdictCounter
 from pipeline_lib.rewards.overlong import overlong_penalty
-from pipeline_lib.rewards.registry import Sample, ScoreSettings, reward_parts
+from pipeline_lib.rewards.registry import ScoreSettings, reward_parts
 from pipeline_lib.rewards.response import AnswerStyle
 from pipeline_lib.sandbox.limits import Limits
 from pipeline_lib.types import Completion, Domain, Outcome, Problem, Verdict
@@ -250,15 +250,6 @@ def test_overlong_penalty(tokens: int, limit: int, buffer: int, finished: bool, 
 
 def test_settings_begin_without_a_limit() -> None:
     assert ScoreSettings() == ScoreSettings("en", 0, 0, 8)
-
-
-def test_accuracy_is_for_what_has_a_key() -> None:
-    done, right = _completion("x"), Verdict(Outcome.CORRECT)
-    score = reward_parts()["accuracy"].score
-    for problem, points in ((MATH, 1.0), (CODE, 1.0), (GENERAL, 1.0), (OPEN, 0.0)):
-        assert score(Sample(problem, done, "x", right, ScoreSettings())) == points
-        wrong = Verdict(Outcome.WRONG)
-        assert score(Sample(problem, done, "x", wrong, ScoreSettings())) == 0.0
 
 
 def test_repetition_is_a_penalty(scorer: Scorer) -> None:
