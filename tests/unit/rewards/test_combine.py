@@ -215,7 +215,7 @@ def test_a_scorer_warns_above_five_in_a_hundred() -> None:
 
 
 def test_a_counter_begins_at_nothing_and_keeps_the_last_evidence(caplog: pytest.LogCaptureFixture) -> None:
-    counter = VerdictCounter(alarm_share=0.5)
+    counter = VerdictCounter(alarm_share=0.75)
     assert (counter.total, counter.masked_share, counter.last_masked) == (0, 0.0, "")
     lost = Verdict(Outcome.UNPARSED, "x^{")
     with caplog.at_level(logging.WARNING):
@@ -224,7 +224,7 @@ def test_a_counter_begins_at_nothing_and_keeps_the_last_evidence(caplog: pytest.
     assert not counter.add([Verdict(Outcome.CORRECT, "3")] * 41)
     assert (counter.total, counter.masked_share) == (80, 39 / 80)
     assert counter.last_masked == "unparsed: x^{"
-    assert "could not judge 20 of 20 samples (alarm above 50%); last: unparsed: x^{" in caplog.text
+    assert "could not judge 20 of 20 samples (alarm above 75%); last: unparsed: x^{" in caplog.text
     counter.add([Verdict(Outcome.TIMEOUT, "7", detail="d" * 400)])
     assert counter.last_masked == "timeout: " + "d" * 291
     counter.add([Verdict(Outcome.TIMEOUT)])
