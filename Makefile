@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export DS_ACCELERATOR ?= cpu
 
-.PHONY: help setup setup-gpu demo up down status repro test test-fast test-slow check format claims bench bench-setup test-e2e test-faults lock deps browser slurm clean
+.PHONY: help setup setup-gpu demo up down status repro test test-fast mutation check format claims bench bench-setup test-e2e test-faults lock deps browser slurm clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
@@ -45,6 +45,10 @@ test-e2e: setup ## small pipelines: through dvc repro, through Airflow, and unde
 
 test-faults: setup browser ## the long version of the fault and attack tests: 60 kills, 100,000 hostile answers (about half an hour)
 	@R1_KILLS=60 R1_FUZZ_ANSWERS=100000 $(PY) -m pytest tests/faults tests/security -s $(ARGS)
+
+mutation: setup ## break the algorithms and rewards line by line; every break must fail a test (docs/mutation.md)
+	@cmp -s requirements/mutation.txt .run/mutation/.lock || ($(PY) -m venv --clear .run/mutation && .run/mutation/bin/python -m pip install -q --disable-pip-version-check --no-deps -r requirements/mutation.txt && cp requirements/mutation.txt .run/mutation/.lock)
+	@$(PY) -m benchmarks.mutation $(ARGS)
 
 check: setup ## format, lint, types, import contracts, architecture tests
 	@ruff format --check -q . && ruff check -q . && lint-imports --no-cache >/dev/null && mypy --no-error-summary && $(PY) -m pytest tests/architecture -m "not slow"

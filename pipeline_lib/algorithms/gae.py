@@ -27,13 +27,11 @@ def gae(
 ) -> tuple[Tensor, Tensor]:
     """(advantages_BT, returns_BT), both 0 on padding; returns = advantages + values."""
     values_BT = zero_padding(values_BT, mask_BT)
-    rewards_BT = zero_padding(rewards_BT, mask_BT)
     advantages_BT = torch.zeros_like(values_BT)
-    next_value_B = torch.zeros_like(values_BT[:, 0])
-    running_B = torch.zeros_like(next_value_B)
+    next_value_B = running_B = values_BT.new_zeros(len(values_BT))
     for t in reversed(range(values_BT.shape[1])):
         delta_B = rewards_BT[:, t] + gamma * next_value_B - values_BT[:, t]
         running_B = torch.where(mask_BT[:, t], delta_B + gamma * lam * running_B, torch.zeros_like(running_B))
         advantages_BT[:, t] = running_B
         next_value_B = values_BT[:, t]
-    return advantages_BT, zero_padding(advantages_BT + values_BT, mask_BT)
+    return advantages_BT, advantages_BT + values_BT

@@ -29,7 +29,6 @@ def value_loss(
 ) -> Tensor:
     """Clipped squared error of the critic over the batch's tokens. Scalar."""
     values_BT = zero_padding(values_BT, mask_BT)
-    old_values_BT = zero_padding(old_values_BT, mask_BT)
     near_BT = old_values_BT + (values_BT - old_values_BT).clamp(-clip, clip)
     error_BT = torch.maximum((values_BT - returns_BT).square(), (near_BT - returns_BT).square())
     return token_mean(error_BT / 2, mask_BT, totals)

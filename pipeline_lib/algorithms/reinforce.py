@@ -12,14 +12,13 @@ import torch
 
 from pipeline_lib.algorithms.aggregation import Totals, sequence_sum
 from pipeline_lib.algorithms.importance import truncated_weight
-from pipeline_lib.algorithms.masks import zero_padding
 from pipeline_lib.algorithms.policy import PolicyLoss, PolicySettings, PolicyTerms
 from pipeline_lib.algorithms.surrogate import kl_penalty
 
 
 def reinforce_loss(terms: PolicyTerms, settings: PolicySettings, totals: Totals) -> PolicyLoss:
     """Loss of one micro-batch; micro-batches of a batch add up."""
-    weighted_BT = terms.advantages_BT * zero_padding(terms.logprobs_BT, terms.mask_BT)
+    weighted_BT = terms.advantages_BT * terms.logprobs_BT
     if terms.sampler_logprobs_BT is not None:
         weighted_BT = weighted_BT * truncated_weight(
             terms.logprobs_BT, terms.sampler_logprobs_BT, terms.mask_BT, settings.importance_cap

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from pipeline_lib.algorithms.importance import truncated_weight
 from pipeline_lib.algorithms.kl import kl_divergence
-from pipeline_lib.algorithms.masks import zero_padding
 from pipeline_lib.algorithms.policy import PolicySettings, PolicyTerms
 from pipeline_lib.algorithms.ratio import clipped_surrogate, importance_ratio
 
@@ -46,5 +45,5 @@ def clipped_token_loss(terms: PolicyTerms, settings: PolicySettings) -> TokenLos
 def kl_penalty(terms: PolicyTerms, settings: PolicySettings) -> Tensor:
     """KL to the reference per token, or zeros when there is no reference. (B, T)."""
     if terms.reference_logprobs_BT is None:
-        return torch.zeros_like(zero_padding(terms.logprobs_BT, terms.mask_BT))
+        return torch.zeros_like(terms.logprobs_BT)
     return kl_divergence(terms.logprobs_BT, terms.reference_logprobs_BT, terms.mask_BT, settings.kl_estimator)

@@ -45,7 +45,10 @@ class GrpoParams(StrictModel):
     algorithm: Literal["grpo", "dapo", "dr_grpo", "reinforce", "ppo"] = Field(
         "grpo", description="Objective (L ch.2; issue 3)."
     )
-    steps: int = Field(ge=0, description="Optimizer steps x minibatches; v2 R1-Zero: 10,400.")
+    steps: int = Field(
+        ge=0,
+        description="Rollouts, each of `minibatches` optimizer steps (v2 R1-Zero: 10,400 optimizer steps).",
+    )
     problems_per_step: PositiveInt = Field(description="Questions sampled a step; v2: 32.")
     group_size: int = Field(
         ge=2, description="G, completions per question; L: 64, v2: 16. A group of one has no baseline."
@@ -67,7 +70,9 @@ class GrpoParams(StrictModel):
         "k3", description="KL estimator in the loss (v2 eq.2: k3; L code: k1)."
     )
     reference_refresh_steps: int = Field(
-        0, ge=0, description="Copy policy into reference every n steps; 0 never (v2: 400)."
+        0,
+        ge=0,
+        description="Copy policy into reference every n rollouts; 0 never (v2: every 400 optimizer steps).",
     )
     minibatches: PositiveInt = Field(
         1, description="Optimizer steps per rollout (v2: 16 from 8,192 outputs)."

@@ -152,18 +152,18 @@ def _signal(right: bool) -> Outcome:
 
 def _reads_as_math(text: str) -> bool:
     """Marks or a lone letter, and no word that is not a function's name."""
-    bare = _TEXT_COMMAND.sub(" ", _unwrap(text))
+    bare = _TEXT_COMMAND.sub(" ", _unwrap(text)).strip()
     if any(ord(char) > 0x2FF and char.isalpha() for char in bare):
         return False
     if any(word.lower() not in _FUNCTIONS for word in _WORD.findall(bare)):
         return False
-    return bool(_MATH_MARK.search(bare)) or (len(bare.strip()) == 1 and bare.strip().islower())
+    return _MATH_MARK.search(bare) is not None or (len(bare) == 1 and bare.islower())
 
 
 def _unwrap(text: str) -> str:
     bare = text.strip()
     for opening, closing in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")):
-        if bare.startswith(opening) and bare.endswith(closing) and len(bare) > len(opening + closing):
+        if bare.startswith(opening) and bare.endswith(closing):
             bare = bare[len(opening) : -len(closing)].strip()
     return bare.replace("$", "")
 
@@ -174,8 +174,8 @@ def _fold(text: str) -> str:
 
 def _choice(text: str) -> str | None:
     """The letter of a multiple-choice answer: `C`, `(C)`, `C.`; None for anything else."""
-    match = re.fullmatch(r"\(?([A-Za-z])\)?\.?", _fold(text).strip())
-    return match[1].upper() if match else None
+    match = re.fullmatch(r"\(?([A-Za-z])\)?\.?", _fold(text))
+    return match[1] if match else None
 
 
 def _score(sample: Sample) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -85,7 +86,7 @@ def _script(char: str) -> str:
     """The script of a letter by its Unicode name; empty for digits, marks and symbols."""
     if not unicodedata.category(char).startswith("L"):
         return ""
-    script = unicodedata.name(char, "").split(" ", 1)[0]
+    script = unicodedata.name(char, "").partition(" ")[0]
     return script if script in _KNOWN_SCRIPTS else "OTHER"
 
 
@@ -128,7 +129,7 @@ def is_mixed(text: str, tolerance: float = 0.05) -> bool:
     if not words:
         return False
     families = ["CJK" if word in ("HIRAGANA", "KATAKANA") else word for word in words]
-    commonest = max(families.count(script) for script in set(families))
+    commonest = max(Counter(families).values())
     return 1 - commonest / len(families) > tolerance
 
 
@@ -139,7 +140,7 @@ def language_of(text: str) -> str:
         return ""
     if is_mixed(text):
         return "mixed"
-    commonest = max(sorted(set(words)), key=words.count)
+    commonest = min(Counter(words).items(), key=lambda item: (-item[1], item[0]))[0]
     return next((code for code, scripts in _SCRIPTS.items() if commonest in scripts), "other")
 
 

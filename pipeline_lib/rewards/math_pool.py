@@ -40,7 +40,7 @@ class _Worker:
     def compare(self, gold: str, answer: str, seconds: float) -> Comparison:
         try:
             request = codec.pack({"gold": gold, "answer": answer, "seconds": seconds})
-        except (codec.CodecError, UnicodeError) as error:
+        except codec.CodecError as error:
             return Comparison("unparsed", str(error))
         process = self._process or self._start()
         assert process.stdin is not None

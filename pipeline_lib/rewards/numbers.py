@@ -22,7 +22,7 @@ _TIMES_TEN = re.compile(rf"([+-]?)({_DECIMAL})\\(?:times|cdot)10\^\{{?([+-]?[0-9
 _RATIO = re.compile(rf"([+-]?)({_DECIMAL})/({_DECIMAL})")
 _FRAC = re.compile(rf"([+-]?)\\[dt]?frac\{{([+-]?)({_DECIMAL})\}}\{{({_DECIMAL})\}}")
 _SHORT_FRAC = re.compile(r"([+-]?)\\[dt]?frac([0-9])([0-9])")
-_LABEL = re.compile(r"[A-Za-z]=")
+_LABEL = re.compile(r"^[A-Za-z]=")
 _UNIT = re.compile(r"\\(?:text|mathrm|mbox)\{[A-Za-z .^0-9]{0,40}\}(?:\^\{?[0-9]\}?)?$")
 
 
@@ -49,15 +49,15 @@ def parse_number(text: str) -> Fraction | None:
 def _undress(text: str) -> str:
     bare = text.strip().removesuffix(".").rstrip()
     for opening, closing in (("\\(", "\\)"), ("\\[", "\\]"), ("$", "$")):
-        if len(bare) > len(opening + closing) and bare.startswith(opening) and bare.endswith(closing):
+        if bare.startswith(opening) and bare.endswith(closing):
             bare = bare[len(opening) : -len(closing)].strip()
     bare = bare.replace("\u2212", "-").replace("{,}", ",").replace("\\!", "").replace("\\,", "")
     bare = bare.removesuffix(".").rstrip()
     bare = _UNIT.sub("", bare).rstrip("\\ ")
     for suffix in ("\\%", "%", "^\\circ", "^{\\circ}"):
         bare = bare.removesuffix(suffix).rstrip()
-    bare = re.sub(r" *(=|/|\\times|\\cdot) *", r"\1", bare, count=4)
-    bare = _LABEL.sub("", bare, count=1) if _LABEL.match(bare) else bare
+    bare = re.sub(r" *(=|/|\\times|\\cdot) *", r"\1", bare)
+    bare = _LABEL.sub("", bare)
     sign = bare[:1] if bare[:1] in ("+", "-") else ""
     rest = bare[len(sign) :].lstrip()
     rest = rest.removeprefix("\\$").removeprefix("$").lstrip()

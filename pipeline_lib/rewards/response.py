@@ -57,12 +57,11 @@ class AnswerExtractor:
             AnswerStyle.HASHES: _after_hashes,
             AnswerStyle.CODE_BLOCK: _code_blocks,
         }[self.style]
-        found = [answer.strip() for answer in find(outside)]
-        if len(set(found)) != 1:
-            return Extraction(
-                None, "no answer in the designated place" if not found else "more than one answer"
-            )
-        return Extraction(found[0]) if found[0] else Extraction(None, "the answer is empty")
+        found = {answer.strip() for answer in find(outside)}
+        if len(found) != 1:
+            return Extraction(None, "more than one answer" if found else "no answer in the designated place")
+        (answer,) = found
+        return Extraction(answer) if answer else Extraction(None, "the answer is empty")
 
 
 def is_well_formed(response: str) -> bool:
@@ -85,7 +84,7 @@ def is_well_formed(response: str) -> bool:
 def thought_of(response: str) -> str:
     """The chain of thought: all text between think tags, or, where there are none, everything but the answer."""
     if THINK not in response and END_THINK not in response:
-        return response.split(ANSWER, 1)[0]
+        return response.partition(ANSWER)[0]
     return "\n".join(inside for inside, is_thought in _pieces(response) if is_thought)
 
 
@@ -106,10 +105,8 @@ def _ends_inside_thought(response: str) -> bool:
 def _pieces(response: str) -> list[tuple[str, bool]]:
     """The response cut at think tags: (text, is chain of thought), tags removed."""
     pieces: list[tuple[str, bool]] = []
-    position, inside = 0, False
-    first_open, first_close = response.find(THINK), response.find(END_THINK)
-    if first_close != -1 and (first_open == -1 or first_close < first_open):
-        inside = True
+    before, close, _ = response.partition(END_THINK)
+    position, inside = 0, bool(close) and THINK not in before
     while position <= len(response):
         tag = END_THINK if inside else THINK
         end = response.find(tag, position)

@@ -6,6 +6,9 @@ reused forward, world size 1 and 2, ZeRO 0, 2 and 3. Tolerances are for float32 
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -155,6 +158,69 @@ def test_zero_stages_train_alike(zero, ranks):
         assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-3)
         assert a.loss == pytest.approx(b.loss, abs=1e-5)
     _close(sharded[2], plain[2], 1e-4)
+
+
+def _update_off_policy(shift, cap):
+    """The gradient where another engine samples and says its tokens were `shift` nats likelier than the trainer does."""
+    model = tiny_model()
+    groups = [
+        replace(
+            group,
+            completions=tuple(
+                replace(c, logprobs=tuple(logprob + shift for logprob in c.logprobs))
+                for c in group.completions
+            ),
+        )
+        for group in groups_of(model, REWARDS)
+    ]
+    engine, params = engine_params(rollout="vllm"), grpo_params(importance_cap=cap)
+    trainer = PolicyTrainer(model, params, engine, join_world(engine), Switches())
+    captured = {}
+
+    def capture(rate):
+        captured.update({name: p.grad.clone() for name, p in model.named_parameters()})
+        return 1.0
+
+    trainer.engine.step = capture
+    stats = trainer.update(groups, 1e-3)
+    return captured, stats.agreement.largest
+
+
+@pytest.mark.parametrize(("shift", "weight"), [(0.0, 1.0), (math.log(4), 0.25), (-math.log(4), 1.5)])
+def test_another_samplers_tokens_weigh_what_truncated_importance_sampling_says(baseline, shift, weight):
+    """min(pi / pi_sampler, 1.5): four times likelier there weighs a quarter, four times less likely only the cap."""
+    gradient, largest = on_ranks(1, lambda: _update_off_policy(shift, 1.5))[0]
+    _close(gradient, {name: weight * value for name, value in baseline[1].items()})
+    assert largest == pytest.approx(abs(shift), abs=1e-4)
+
+
+@pytest.mark.parametrize(("minibatches", "weight"), [(1, 1.0), (2, 0.5)])
+def test_minibatches_bring_the_correction_and_one_on_policy_step_needs_none(minibatches, weight):
+    """Sampler and trainer agree here, so a cap of 0.5 halves every gradient exactly where weights are applied."""
+    free, capped = (
+        _update(grpo_params(minibatches=minibatches, importance_cap=cap))[0][0].grad_norm
+        for cap in (9.0, 0.5)
+    )
+    assert capped == pytest.approx(weight * free, rel=1e-2)
+
+
+def _update_poisoned_alone():
+    model = tiny_model("llama")
+    groups = groups_of(model, REWARDS)
+    poison = len(model.get_input_embeddings().weight) - 1
+    with torch.no_grad():
+        model.get_input_embeddings().weight[poison] = torch.nan
+    spoilt = replace(groups[3].completions[2], token_ids=(poison, 5, 6), logprobs=(-1.0, -1.0, -1.0))
+    completions = (*groups[3].completions[:2], spoilt, groups[3].completions[3])
+    groups[3] = replace(groups[3], completions=completions)
+    params = grpo_params(microbatch_tokens=1)
+    trainer = PolicyTrainer(model, params, engine_params(), join_world(engine_params()), Switches())
+    trainer.update(groups, 1e-3)
+
+
+def test_nan_of_one_sample_names_exactly_that_sample():
+    with pytest.raises(RuntimeError, match=r"NonFiniteError: problem p3, sample 2: the policy's log-prob"):
+        on_ranks(1, _update_poisoned_alone)
 
 
 def _update_poisoned():

@@ -30,6 +30,25 @@ def test_one_right_of_four_by_hand():
     torch.testing.assert_close(centered(rewards, rewards >= 0), torch.tensor([[0.75, -0.25, -0.25, -0.25]]))
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 300), st.data())
+def test_one_right_of_any_group_size(size, data):
+    """A lone right answer gets (G - 1) / sqrt(G) standard deviations, each wrong one -1 / sqrt(G)."""
+    right = data.draw(st.integers(0, size - 1))
+    rewards = torch.zeros(1, size)
+    rewards[0, right] = 1.0
+    expected = torch.full((1, size), -1 / size**0.5)
+    expected[0, right] = (size - 1) / size**0.5
+    torch.testing.assert_close(zscore(rewards, rewards >= 0), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_epsilon_is_added_to_the_std():
+    rewards = torch.tensor([[0.0, 2e-8]])
+    # mean 1e-8, std sqrt(2) * 1e-8: 1 / (sqrt(2) + 1).
+    found = zscore(rewards, torch.ones_like(rewards, dtype=torch.bool))
+    torch.testing.assert_close(found, torch.tensor([[-0.41421356, 0.41421356]]))
+
+
 def test_masked_sample_is_no_part_of_the_statistics():
     rewards = torch.tensor([[1.0, 0.0, 100.0]])
     signal = torch.tensor([[True, True, False]])

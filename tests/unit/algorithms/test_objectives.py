@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -98,17 +99,33 @@ def test_micro_batches_add_up(name):
 
 
 @pytest.mark.parametrize("name", list(OBJECTIVES))
-def test_padding_amount_and_content_change_nothing(name):
+@pytest.mark.parametrize("sides", [(0, 5), (5, 0), (2, 3)])
+def test_padding_side_amount_and_content_change_nothing(name, sides):
     terms, totals = _terms(), Totals(len(LENGTHS), sum(LENGTHS))
     wide = {
-        f: torch.nn.functional.pad(getattr(terms, f), (0, 5), value=0 if f == "mask_BT" else torch.nan)
+        f: torch.nn.functional.pad(getattr(terms, f), sides, value=0 if f == "mask_BT" else torch.nan)
         for f in PolicyTerms.__dataclass_fields__
         if f != "advantages_BT"
     }
+    padded = replace(terms, **wide)
     a = objective_named(name).loss(terms, SETTINGS, totals)
-    b = objective_named(name).loss(replace(terms, **wide), SETTINGS, totals)
+    b = objective_named(name).loss(padded, SETTINGS, totals)
     torch.testing.assert_close(a.loss, b.loss)
     torch.testing.assert_close(a.kl_sum, b.kl_sum)
+    assert int(a.clipped_tokens) == int(b.clipped_tokens)
+    (plain,) = torch.autograd.grad(a.loss, terms.logprobs_BT)
+    (found,) = torch.autograd.grad(b.loss, padded.logprobs_BT)
+    torch.testing.assert_close(found[padded.mask_BT], plain[terms.mask_BT])
+    assert found[~padded.mask_BT].eq(0).all()
+
+
+@pytest.mark.parametrize("name", list(OBJECTIVES))
+def test_metrics_carry_no_gradient(name):
+    result = objective_named(name).loss(_terms(), SETTINGS, Totals(len(LENGTHS), sum(LENGTHS)))
+    assert result.loss.requires_grad
+    assert not result.kl_sum.requires_grad
+    assert not result.clipped_tokens.requires_grad
+    assert result.kl_sum.shape == result.clipped_tokens.shape == ()
 
 
 @pytest.mark.parametrize("name", list(OBJECTIVES))
@@ -175,6 +192,13 @@ def test_bradley_terry_by_hand():
     loss = bradley_terry_loss(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 1.0]), 2)
     expected = (torch.log1p(torch.tensor(-2.0).exp()) + torch.log1p(torch.tensor(1.0).exp())) / 2
     assert loss.item() == pytest.approx(expected.item())
+
+
+def test_losses_of_one_example_and_of_none():
+    one, none = torch.tensor([0.0]), torch.tensor([])
+    assert bradley_terry_loss(one, one, 1).item() == pytest.approx(math.log(2))
+    assert safety_loss(one, one, 1).item() == pytest.approx(math.log(2))
+    assert bradley_terry_loss(none, none, 0).item() == safety_loss(none, none, 0).item() == 0.0
 
 
 def test_safety_by_hand():

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline_lib.params import compose
+
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs" / "paper_map.md").read_text(encoding="utf-8")
 TARGET = re.compile(r"`([\w./-]+\.(?:py|yaml)):([\w.]+)`")
@@ -49,11 +51,103 @@ def test_every_row_has_a_target():
     rows = [
         line
         for line in PAGE.splitlines()
-        if line.startswith("| ") and not line.startswith(("| what", "| stage |", "| item |"))
+        if line.startswith("| ") and not line.startswith(("| what |", "| stage |", "| item |"))
     ]
-    assert len(rows) > 50
+    assert len(rows) > 80
     for row in rows:
         assert TARGET.search(row), row
+
+
+V2 = {
+    "train_r1_zero.group_size": 16,
+    "train_r1_zero.clip_low": 10.0,
+    "train_r1_zero.clip_high": 10.0,
+    "train_r1_zero.kl_coef": 0.001,
+    "train_r1_zero.kl_estimator": "k3",
+    "train_r1_zero.learning_rate": 3e-6,
+    "train_r1_zero.temperature": 1.0,
+    "train_r1_zero.max_new_tokens": 32_768,
+    "train_r1_zero.rewards.format": 1.0,
+    "train_reasoning_rl.rewards.language": 1.0,
+    "train_all_task_rl.temperature": 0.7,
+    "train_all_task_rl.steps": 1_700,
+    "train_all_task_rl.general_last_steps": 400,
+    "train_reward_models.batch_size": 256,
+    "train_reward_models.learning_rate": 6e-6,
+    "train_reward_models.epochs": 1,
+    "train_reward_models.max_tokens": 8_192,
+    "train_general_sft.learning_rate": 5e-5,
+    "train_general_sft.final_lr_ratio": 0.1,
+    "train_general_sft.batch_size": 128,
+    "train_general_sft.max_tokens": 32_768,
+    "train_general_sft.epochs": 2,
+    "collect_cold_start.temperature": 1.0,
+    "sample_rejections.general_problems": 177_812,
+    "prepare_problems.decontamination_ngram": 10,
+    "select_hard_problems.drop_above": 0.9,
+    "engine.world_size": 512,
+    "evaluate.samples": None,
+}
+LESSON = {"clip_low": 0.2, "clip_high": 0.2, "rewards.accuracy": 1.0, "rewards.format": 0.1}
+STUDENTS = {
+    "qwen2.5-1.5b": 1e-4,
+    "qwen2.5-math-7b": 8e-5,
+    "qwen2.5-14b": 7e-5,
+    "qwen2.5-32b": 6e-5,
+    "llama3.1-8b": 5e-5,
+    "llama3.3-70b": 2e-5,
+}
+SUITES = {
+    "aime_2024": 64,
+    "gpqa_diamond": 64,
+    "math_500": 16,
+    "codeforces": 16,
+    "livecodebench": 8,
+}
+
+
+def _at(tree, dotted):
+    for key in dotted.split("."):
+        tree = tree[key]
+    return tree
+
+
+@pytest.mark.parametrize("key", V2)
+def test_the_deepseek_profile_holds_the_reports_value(key):
+    assert _at(compose("deepseek-v3", root=ROOT), key) == V2[key]
+
+
+def test_the_deepseek_profile_reuses_a_rollout_as_the_report_does():
+    section = compose("deepseek-v3", root=ROOT)["train_r1_zero"]
+    assert section["problems_per_step"] * section["group_size"] == 8_192
+    assert section["problems_per_step"] // section["minibatches"] == 32
+    assert section["steps"] * section["minibatches"] == 10_400
+    assert section["reference_refresh_steps"] * section["minibatches"] == 400
+
+
+@pytest.mark.parametrize("key", LESSON)
+def test_the_default_holds_the_lessons_value(key):
+    assert _at(compose("micro", root=ROOT)["train_r1_zero"], key) == LESSON[key]
+
+
+def test_students_learn_at_the_reports_rates():
+    assert compose("deepseek-v3", root=ROOT)["distill"]["students"] == list(STUDENTS)
+    for name, rate in STUDENTS.items():
+        student = yaml.safe_load((ROOT / f"profiles/students/{name}.yaml").read_text(encoding="utf-8"))
+        assert student["learning_rate"] == rate
+        assert (student["batch_size"], student["max_tokens"], student["final_lr_ratio"]) == (64, 32_768, 0.1)
+
+
+def test_suites_sample_as_the_report_does():
+    for name, samples in SUITES.items():
+        path = ROOT / f"pipeline_lib/evaluation/suites/{name}.yaml"
+        sampling = yaml.safe_load(path.read_text(encoding="utf-8"))["sampling"]
+        assert sampling == {
+            "samples": samples,
+            "temperature": 0.6,
+            "top_p": 0.95,
+            "max_new_tokens": 32_768,
+        }
 
 
 def test_every_algorithm_file_is_on_the_page():

@@ -102,8 +102,13 @@ def test_kl_estimators_by_hand():
     assert kl_divergence(policy, reference, mask, "k1").item() == pytest.approx(-d)
     assert kl_divergence(policy, reference, mask, "k2").item() == pytest.approx(d * d / 2)
     assert kl_divergence(policy, reference, mask, "k3").item() == pytest.approx(0.5 - d - 1)
-    with pytest.raises(ValueError, match="k4"):
-        kl_divergence(policy, reference, mask, "k4")
+
+
+@pytest.mark.parametrize("name", ["", "k0", "k1x", "k2x", "k4"])
+def test_an_unknown_estimator_is_refused(name):
+    one = torch.zeros(1, 1)
+    with pytest.raises(ValueError, match=f"'{name}' is unknown: use k1, k2 or k3"):
+        kl_divergence(one, one, one == 0, name)
 
 
 def test_kl_is_clamped_before_exp_and_zero_on_padding():
@@ -135,6 +140,31 @@ def test_aggregations_by_hand():
     assert token_mean(VALUES, MASK, totals).item() == pytest.approx(11.0 / 3)
     assert constant_length(VALUES, MASK, totals, 10).item() == pytest.approx(11.0 / 20)
     assert sequence_sum(VALUES, MASK, totals).item() == pytest.approx(11.0 / 2)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from([0, 1, 2, 31, 4096]), min_size=1, max_size=4))
+def test_extreme_lengths_keep_every_aggregation_exact(lengths):
+    """Ones on the tokens, NaN elsewhere: an aggregation then counts, whatever the lengths."""
+    mask = completion_mask(torch.tensor(lengths), 4096)
+    ones = torch.where(mask, 1.0, NAN)
+    totals = Totals(len(lengths), sum(lengths))
+    answered = sum(length > 0 for length in lengths)
+    assert sequence_mean(ones, mask, totals).item() == pytest.approx(answered / len(lengths))
+    assert token_mean(ones, mask, totals).item() == pytest.approx(float(sum(lengths) > 0))
+    assert constant_length(ones, mask, totals, 4096).item() == pytest.approx(
+        sum(lengths) / len(lengths) / 4096
+    )
+    assert sequence_sum(ones, mask, totals).item() == pytest.approx(sum(lengths) / len(lengths))
+
+
+def test_one_answer_of_one_token_is_not_divided():
+    value, mask, one = torch.tensor([[3.0, 99.0]]), torch.tensor([[True, False]]), Totals(1, 1)
+    assert sequence_mean(value, mask, one).item() == 3.0
+    assert token_mean(value, mask, one).item() == 3.0
+    assert constant_length(value, mask, one, 1).item() == 3.0
+    assert sequence_sum(value, mask, one).item() == 3.0
+    assert masked_mean(value, mask).item() == 3.0
 
 
 def test_aggregations_of_an_empty_batch_are_zero():

@@ -8,9 +8,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline_lib.rewards.accuracy import Kind, Question, judge_quickly, kind_of, verify_math
-from pipeline_lib.rewards.math_pool import MathPool
-from pipeline_lib.types import Outcome, Verdict
+from pipeline_lib.rewards.accuracy import (
+    REWARD,
+    Kind,
+    Question,
+    judge_quickly,
+    kind_of,
+    verdict_of,
+    verify_math,
+)
+from pipeline_lib.rewards.math_pool import Comparison, MathPool
+from pipeline_lib.rewards.registry import Sample, ScoreSettings
+from pipeline_lib.types import Completion, Domain, Outcome, Problem, Verdict
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +43,14 @@ def pool() -> Iterator[MathPool]:
             ("\\sqrt{2}", Kind.MATH),
             ("x", Kind.MATH),
             ("2\\pi", Kind.MATH),
+            ("x ≤ 2", Kind.MATH),
+            ("Max(1, 2)", Kind.MATH),
+            ("\\text{the} x", Kind.MATH),
         ),
         *(
             ("C", Kind.TEXT),
+            ("\\(C\\)", Kind.TEXT),
+            ("", Kind.TEXT),
             ("\\text{Evelyn}", Kind.TEXT),
             ("even", Kind.TEXT),
             ("巴黎", Kind.TEXT),
@@ -55,6 +69,7 @@ def test_kind_of(expected: str, kind: Kind) -> None:
             ("6", "6", True),
             ("6", "6.0", True),
             ("6", "5", False),
+            ("6", "7", False),
             ("1234", "1,234", True),
             ("18", "$18", True),
         ),
@@ -72,6 +87,11 @@ def test_kind_of(expected: str, kind: Kind) -> None:
             ("C", "D", False),
             ("C", "C or D", False),
             ("C", "CC", False),
+            ("c.", "C", True),
+            ("c.", "\\text{C}", True),
+            ("Evelyn", "\\(Evelyn\\)", True),
+            ("x^2", "\\(\\)", False),
+            ("Evelyn", " EVELYN ", True),
         ),
         *(("\\text{Evelyn}", "evelyn", True), ("Evelyn", "Evelyn or Bob", False), ("x^2", "x^2", True)),
         *(
@@ -86,6 +106,56 @@ def test_no_algebra_needed(expected: str, answer: str, right: bool) -> None:
     verdict = judge_quickly(expected, answer)
     assert isinstance(verdict, Verdict)
     assert verdict.outcome is (Outcome.CORRECT if right else Outcome.WRONG)
+
+
+def _quickly(expected: str, answer: str) -> Verdict:
+    verdict = judge_quickly(expected, answer)
+    assert isinstance(verdict, Verdict)
+    return verdict
+
+
+def test_an_answer_has_two_thousand_characters_at_most() -> None:
+    assert _quickly("a" * 2000, "a" * 2000).outcome is Outcome.CORRECT
+    longer = _quickly("a" * 2001, "a" * 2001)
+    assert longer.outcome is Outcome.WRONG
+    assert longer.extracted == "a" * 200
+    assert longer.detail == "longer than 2000 characters"
+
+
+def test_evidence_says_what_was_wrong_with_an_answer() -> None:
+    assert _quickly("6", "7").detail == ""
+    assert _quickly("6", "seven").detail == "not a number"
+    assert _quickly("x^2", "the square").detail == "words where mathematics is expected"
+    assert _quickly("x^2+1", "x = y = 1").detail == "an equation where one expression is expected"
+
+
+def test_dollars_and_names_are_taken_off_before_algebra() -> None:
+    assert judge_quickly("$x^2$", "$$ y = x + x^2 $$") == Question("x^2", " x + x^2")
+    assert judge_quickly("y = x^2", "\\(y = x\\)") == Question("y = x^2", "y = x")
+    assert judge_quickly(" \\[x^2\\] ", "f(x)=x") == Question("x^2", "x")
+    assert judge_quickly("$x^2$", "x+1$") == Question("x^2", "x+1")
+    assert judge_quickly("$$x^2$$", "\\(\\)x") == Question("x^2", "\\(\\)x")
+
+
+@pytest.mark.parametrize(
+    ("result", "outcome"),
+    [
+        ("equal", Outcome.CORRECT),
+        ("different", Outcome.WRONG),
+        ("unparsed", Outcome.UNPARSED),
+        ("timeout", Outcome.TIMEOUT),
+        ("error", Outcome.VERIFIER_ERROR),
+    ],
+)
+def test_what_the_verifier_says_becomes_a_verdict_with_its_evidence(result: str, outcome: Outcome) -> None:
+    verdict = verdict_of(Question("x^2", "x"), "y = x", Comparison(result, "said so"))
+    assert verdict == Verdict(outcome, "y = x", detail="said so")
+
+
+def test_a_key_that_cannot_be_parsed_is_named() -> None:
+    verdict = verdict_of(Question("x^{", "x"), "x", Comparison("gold_unparsed", "said so"))
+    assert verdict.outcome is Outcome.VERIFIER_ERROR
+    assert verdict.detail == "the expected answer 'x^{' cannot be parsed"
 
 
 @pytest.mark.parametrize(
@@ -144,3 +214,18 @@ def test_a_dead_worker_is_an_error_and_is_replaced() -> None:
         process.wait()
         assert verify_math("x+1", "1+x", fresh).outcome is Outcome.VERIFIER_ERROR
         assert verify_math("x+1", "1+x", fresh).outcome is Outcome.CORRECT
+
+
+@pytest.mark.parametrize(
+    ("problem", "points"),
+    [
+        (Problem("m", Domain.MATH, "?", answer="3"), 1.0),
+        (Problem("c", Domain.CODE, "?", tests=("assert f(1) == 2",), entry_point="f"), 1.0),
+        (Problem("o", Domain.GENERAL, "?"), 0.0),
+    ],
+)
+def test_accuracy_is_for_what_has_a_key(problem: Problem, points: float) -> None:
+    done = Completion("p", (), (0,), (0.0,), "x", True)
+    for outcome in Outcome:
+        score = REWARD.score(Sample(problem, done, "x", Verdict(outcome), ScoreSettings()))
+        assert score == (points if outcome is Outcome.CORRECT else 0.0)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pipeline_lib.rewards.behaviour as b
 from pipeline_lib.errors import ConfigError
-from pipeline_lib.rewards import behaviour as b
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,17 @@ def test_mixing() -> None:
     ]
 
 
+def test_mixing_begins_above_the_tolerance() -> None:
+    assert not b.is_mixed("so so so 得", tolerance=0.25)
+    assert b.is_mixed("so so so 得", tolerance=0.24)
+    assert b.mixed_share([]) == 0.0
+
+
+def test_the_commonest_script_names_the_language_and_a_tie_goes_by_name() -> None:
+    assert b.language_of("です日本") == "zh"
+    assert b.language_of("です日") == "ja"
+
+
 def test_words_that_show_behaviour() -> None:
     texts = ["so 3 check 3", "so 4 wait 5", "得 3 查 3", "so 3"]
     assert b.verification_share(texts) == 0.5
@@ -85,6 +96,21 @@ def test_words_are_whole_words() -> None:
     assert b.count_words("paycheck checker", b.VERIFICATION_WORDS) == 0
     assert b.count_words("Check. CHECKING", b.VERIFICATION_WORDS) == 2
     assert b.count_words("检查", b.VERIFICATION_WORDS) == 1
+
+
+def test_the_longest_phrase_is_counted_and_its_parts_are_not() -> None:
+    assert b.count_words("甲乙", {"zh": ("甲", "乙", "甲乙")}) == 1
+
+
+def test_latin_words_need_an_end_han_words_do_not_and_no_word_is_a_pattern() -> None:
+    assert b.count_words("TT恤", {"zh": ("T恤",)}) == 0
+    assert b.count_words("x检查y", b.VERIFICATION_WORDS) == 1
+    assert b.count_words("abc a.c", {"en": ("a.c",)}) == 1
+    assert b.count_words("等x 等.", {"zh": ("等.",)}) == 1
+
+
+def test_a_phrase_has_eight_words_unless_told() -> None:
+    assert b.repetition_share("a b c d e f g h " * 2) == pytest.approx(1 - 8 / 9)
 
 
 def test_repetition() -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from pipeline_lib.errors import ConfigError
 from pipeline_lib.rewards.combine import Scorer, without_time
 from pipeline_lib.rewards.counter import VerdictCounter
+from pipeline_lib.rewards.overlong import overlong_penalty
 from pipeline_lib.rewards.registry import ScoreSettings, reward_parts
 from pipeline_lib.rewards.response import AnswerStyle
+from pipeline_lib.sandbox.limits import Limits
 from pipeline_lib.types import Completion, Domain, Outcome, Problem, Verdict
 
 MATH = Problem("m", Domain.MATH, "?", answer="3")
@@ -135,8 +139,127 @@ def test_equal_answers_are_judged_once(scorer: Scorer) -> None:
     assert {verdict.outcome for verdict in verdicts} == {Outcome.CORRECT}
 
 
+def test_repeats_and_failures_leave_every_row_in_its_place(scorer: Scorer) -> None:
+    texts = ["<answer>3</answer>", "no answer", "<answer>3</answer>", "no answer", "<answer>4</answer>"]
+    before = scorer.counter.total
+    verdicts = scorer.verify_batch([MATH] * 5, texts)
+    correct, wrong = Outcome.CORRECT, Outcome.WRONG
+    assert [verdict.outcome for verdict in verdicts] == [correct, wrong, correct, wrong, wrong]
+    assert scorer.counter.total == before + 5
+    with pytest.raises(ValueError, match="longer"):
+        scorer.verify_batch([MATH], texts)
+
+
+def test_programs_and_algebra_are_settled_in_one_batch(scorer: Scorer) -> None:
+    formula = Problem("f", Domain.MATH, "?", answer="x^2+1")
+    answers = ["1+x^2", "def f(x):\n return x+1", "x^2", "def f(x):\n return 7"]
+    verdicts = scorer.verify_batch(
+        [formula, CODE, formula, CODE], [f"<think></think><answer>{a}</answer>" for a in answers]
+    )
+    assert [v.outcome for v in verdicts] == [Outcome.CORRECT, Outcome.CORRECT, Outcome.WRONG, Outcome.WRONG]
+    assert [v.extracted for v in verdicts] == answers
+
+
+def test_a_deadline_that_has_passed_is_a_timeout_of_programs(scorer: Scorer) -> None:
+    text = "<answer>def f(x):\n return x + 1</answer>"
+    (late,) = scorer.verify_batch([CODE], [text], deadline_seconds=0.0)
+    assert late.outcome is Outcome.TIMEOUT
+    (timely,) = scorer.verify_batch([CODE], [text], deadline_seconds=60.0)
+    assert timely.outcome is Outcome.CORRECT
+
+
+def test_code_has_its_own_style_limits_and_fence() -> None:
+    fence = "```python\ndef f(x):\n{}\n```"
+    limits = Limits(output_bytes=1000)
+    with Scorer(code_style=AnswerStyle.CODE_BLOCK, limits=limits, workers=1) as own:
+        right, chatty, number = own.verify_batch(
+            [CODE, CODE, MATH],
+            [fence.format(" return x+1"), fence.format(" return 'x' * 2000"), "<answer>3</answer>"],
+        )
+    assert right.outcome is number.outcome is Outcome.CORRECT
+    assert chatty.detail == "it returned more than the output limit"
+    with Scorer(workers=1) as tagged:
+        assert _total(tagged, CODE, f"<answer>{fence.format(' return x+1')}</answer>", {"accuracy": 1.0}) == 1
+
+
+@pytest.mark.parametrize(
+    "problem", [Problem("e", Domain.CODE, "?", entry_point="f"), Problem("t", Domain.CODE, "?", tests=("x",))]
+)
+def test_a_program_without_tests_or_name_cannot_be_judged(scorer: Scorer, problem: Problem) -> None:
+    (verdict,) = scorer.verify_batch([problem], ["<answer>def f(x): return x</answer>"])
+    assert verdict.outcome is Outcome.VERIFIER_ERROR
+    assert verdict.detail == f"problem {problem.id!r} has no tests or no entry point"
+
+
+def test_nothing_is_left_running() -> None:
+    mine, threads = psutil.Process(), {thread.name for thread in threading.enumerate()}
+    before = {child.pid for child in mine.children(recursive=True)}
+    formula = Problem("f", Domain.MATH, "?", answer="x^2+1")
+    with Scorer(workers=1) as busy:
+        busy.verify_batch([formula, CODE], ["<answer>1+x^2</answer>", "<answer>def f(x): return 1</answer>"])
+        assert len({child.pid for child in mine.children(recursive=True)} - before) >= 2
+    assert {child.pid for child in mine.children(recursive=True)} <= before
+    assert {thread.name for thread in threading.enumerate()} <= threads
+
+
+def test_a_prefilled_thought_is_not_opened_twice() -> None:
+    with Scorer(think_prefilled=True) as prefilled:
+        assert _total(prefilled, MATH, " \n<think>a</think><answer>3</answer>") == pytest.approx(1.1)
+
+
+def test_a_scorer_warns_above_five_in_a_hundred() -> None:
+    lost, good = Verdict(Outcome.TIMEOUT), Verdict(Outcome.CORRECT)
+    with Scorer() as fresh:
+        assert not fresh.counter.add([lost] * 5 + [good] * 95)
+        assert fresh.counter.add([lost] * 6 + [good] * 94)
+
+
+def test_a_counter_begins_at_nothing_and_keeps_the_last_evidence(caplog: pytest.LogCaptureFixture) -> None:
+    counter = VerdictCounter(alarm_share=0.75)
+    assert (counter.total, counter.masked_share, counter.last_masked) == (0, 0.0, "")
+    lost = Verdict(Outcome.UNPARSED, "x^{")
+    with caplog.at_level(logging.WARNING):
+        assert not counter.add([lost] * 19), "a batch below twenty says nothing"
+        assert counter.add([lost] * 20)
+    assert not counter.add([Verdict(Outcome.CORRECT, "3")] * 41)
+    assert (counter.total, counter.masked_share) == (80, 39 / 80)
+    assert counter.last_masked == "unparsed: x^{"
+    assert "could not judge 20 of 20 samples (alarm above 75%); last: unparsed: x^{" in caplog.text
+    counter.add([Verdict(Outcome.TIMEOUT, "7", detail="d" * 400)])
+    assert counter.last_masked == "timeout: " + "d" * 291
+    counter.add([Verdict(Outcome.TIMEOUT)])
+    assert counter.last_masked == "timeout: "
+
+
+@pytest.mark.parametrize(
+    ("tokens", "limit", "buffer", "finished", "penalty"),
+    [
+        (10**6, 0, 4, False, 0.0),  # no limit known
+        (1, 1, 0, True, 0.0),
+        (2, 1, 0, True, -1.0),
+        (6, 10, 4, True, 0.0),
+        (7, 10, 4, True, -0.25),
+        (10, 10, 4, True, -1.0),
+        (11, 10, 4, True, -1.0),
+        (1, 10, 4, False, -1.0),
+    ],
+)
+def test_overlong_penalty(tokens: int, limit: int, buffer: int, finished: bool, penalty: float) -> None:
+    assert overlong_penalty(tokens, limit, buffer, finished=finished) == penalty
+
+
+def test_settings_begin_without_a_limit() -> None:
+    assert ScoreSettings() == ScoreSettings("en", 0, 0, 8)
+
+
+def test_repetition_is_a_penalty(scorer: Scorer) -> None:
+    text = "<think>" + "a b c d e f g h " * 2 + "</think>"
+    assert _total(scorer, MATH, text, {"repetition": 1.0}) < 0.0
+    assert _total(scorer, MATH, "<think>a b c</think>", {"repetition": 1.0}) == 0.0
+
+
 def test_counter_counts_and_alarms(caplog: pytest.LogCaptureFixture) -> None:
-    counter = VerdictCounter(alarm_share=0.05)
+    counter = VerdictCounter()
     good, bad = Verdict(Outcome.CORRECT), Verdict(Outcome.TIMEOUT, detail="no result in 5 s")
     with caplog.at_level(logging.WARNING):
         assert not counter.add([good] * 95 + [bad] * 5)

@@ -147,6 +147,59 @@ def test_other_styles(style: AnswerStyle, response: str, answer: str | None) -> 
     assert AnswerExtractor(style).extract(response).answer == answer
 
 
+@pytest.mark.parametrize(
+    ("style", "response", "reason"),
+    [
+        (AnswerStyle.TAG, "<think>a", "the chain of thought is never closed"),
+        (AnswerStyle.TAG, "3", "no answer in the designated place"),
+        (AnswerStyle.TAG, "<answer>3</answer><answer>3</answer>", "more than one answer"),
+        (AnswerStyle.TAG, "<answer>3</answer></answer>", "more than one answer"),
+        (AnswerStyle.TAG, "<answer>3", "the answer is never closed"),
+        (AnswerStyle.TAG, "</answer><answer>3", "the answer is never closed"),
+        (AnswerStyle.TAG, "<answer> </answer>", "the answer is empty"),
+        (AnswerStyle.BOXED, "3", "no answer in the designated place"),
+        (AnswerStyle.BOXED, "\\boxed{3} \\boxed{4}", "more than one answer"),
+        (AnswerStyle.BOXED, "\\boxed{ }", "the answer is empty"),
+        (AnswerStyle.BOXED, "\\boxed{3} \\boxed{4", ""),
+    ],
+)
+def test_the_reason_is_told(style: AnswerStyle, response: str, reason: str) -> None:
+    assert AnswerExtractor(style).extract(response).reason == reason
+
+
+@pytest.mark.parametrize(
+    ("text", "outside", "thought"),
+    [
+        ("a<think>b</think>c<think>d</think>e", "a\nc\ne", "b\nd"),
+        ("b</think>c", "c", "b"),
+        ("b</think>c<think>d</think>e", "c\ne", "b\nd"),
+        ("<think>b</think>", "\n", "b"),
+        ("</think>", "", ""),
+        ("", "", ""),
+    ],
+)
+def test_a_response_is_cut_at_its_think_tags(text: str, outside: str, thought: str) -> None:
+    assert outside_thought(text) == outside
+    assert thought_of(text) == thought
+
+
+def test_a_fence_may_surround_a_program_and_nothing_else() -> None:
+    assert strip_fence(" ```py\nx\n``` ") == "x\n"
+    assert strip_fence("```x```") == "x"
+    assert strip_fence("```py\nx\n```y```") == "```py\nx\n```y```"
+    assert strip_fence("a```py\nx\n```") == "a```py\nx\n```"
+    assert strip_fence("```py\nx\n```a") == "```py\nx\n```a"
+    assert strip_fence("``` \nx\n```") == "x\n"
+
+
+def test_the_last_closed_block_is_the_program() -> None:
+    extract = AnswerExtractor(AnswerStyle.CODE_BLOCK).extract
+    assert extract("```a```b```c```").answer == "c"
+    assert extract("```a```b```c").answer == "a"
+    assert extract("```a").answer is None
+    assert extract("a").answer is None
+
+
 def test_outside_thought() -> None:
     assert outside_thought("a<think>b</think>c") == "a\nc"
     assert outside_thought("<think>b") is None

@@ -1,0 +1,51 @@
+"""What a reinforcement-learning job does on every step, seen from outside: real jobs of the tiny world."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline_lib.training.agreement import EDGES
+from tests.unit.training.tiny import build_world, finish_job, grpo_spec
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    build_world(tmp_path)
+    return tmp_path
+
+
+def test_steps_without_signal_are_skipped_counted_and_warned_about(world, capfd):
+    finish_job(world, grpo_spec(steps=2, rewards={"accuracy": 0.0, "format": 0.0}))
+    said = capfd.readouterr().err
+    for step in (0, 1):
+        assert f"warning: step {step}: no group has any signal; the step is skipped" in said
+    with (world / "plot.csv").open(encoding="utf-8") as file:
+        assert [float(row["skipped_step"]) for row in csv.DictReader(file)] == [1.0, 1.0]
+    assert json.loads((world / "job" / "result.json").read_text())["skipped_steps"] == 2
+    before, after = (world / f"models/{name}/model.safetensors" for name in ("base", "r1_zero"))
+    assert after.read_bytes() == before.read_bytes()
+
+
+def _write_what_is_logged() -> None:
+    from pipeline_lib.training.context import JobContext
+
+    def log(self, row, step):
+        with open("logged.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({**row, "at": step}) + "\n")
+
+    JobContext.log = log
+
+
+def test_every_step_logs_how_far_sampler_and_trainer_are_apart(world):
+    finish_job(world, grpo_spec(steps=3, algorithm="dr_grpo"), prepare=_write_what_is_logged)
+    rows = [json.loads(line) for line in (world / "logged.jsonl").read_text().splitlines()]
+    assert [row["at"] for row in rows] == [0, 1, 2]
+    for row in rows:
+        shares = [row[f"logprob_diff_above_{edge:g}"] for edge in EDGES]
+        assert shares == sorted(shares, reverse=True)
+        assert 0.0 <= row["logprob_diff_mean"] <= row["logprob_diff_max"] < 1e-3
+        assert shares[-1] == 0.0

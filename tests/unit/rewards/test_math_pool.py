@@ -1,0 +1,159 @@
+"""The math verifier's processes: what they may use, how they end, and what they say when something goes wrong."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+import pipeline_lib.rewards.math_worker as math_worker
+from pipeline_lib.rewards.math_pool import Comparison, MathPool
+from pipeline_lib.sandbox import codec
+
+ENDLESS = "9^{9^{9^{9}}}"
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[MathPool]:
+    with MathPool(workers=1, seconds=20.0) as running:
+        assert running.compare("x+1", "1+x") == Comparison("equal")
+        yield running
+
+
+def _process(pool: MathPool) -> psutil.Process:
+    process = pool._workers[0]._process
+    assert process is not None
+    return psutil.Process(process.pid)
+
+
+def _wait_until_gone(process: psutil.Process) -> None:
+    deadline = time.monotonic() + 30
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "it still runs"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("workers", "seconds"), [(0, 1.0), (-1, 1.0), (1, 0.0), (1, -1.0)])
+def test_numbers_that_make_no_sense_are_refused(workers: int, seconds: float) -> None:
+    with pytest.raises(ValueError, match=f"workers = {workers}, seconds = {seconds}"):
+        MathPool(workers, seconds)
+
+
+def test_small_numbers_are_taken_and_nothing_starts_before_it_is_needed() -> None:
+    before = {child.pid for child in psutil.Process().children()}
+    with MathPool(1, 0.5) as small:
+        assert len(small._workers) == 1
+        assert {child.pid for child in psutil.Process().children()} == before
+
+
+def test_a_batch_is_a_list_in_order(pool: MathPool) -> None:
+    pairs = [("x+1", "1+x"), ("x+1", "x"), ("x+1", "\\frac{"), ("x^{", "x")]
+    said = pool.compare_batch(pairs)
+    assert said == [
+        Comparison("equal"),
+        Comparison("different"),
+        Comparison("unparsed"),
+        Comparison("gold_unparsed"),
+    ]
+
+
+def test_an_answer_too_long_to_be_sent_is_unparsed_and_says_why(pool: MathPool) -> None:
+    said = pool.compare("x", "x" * (codec.MAX_FRAME + 1))
+    assert said.result == "unparsed"
+    assert "frame" in said.detail
+    assert pool.compare("x", "\ud800").result == "unparsed"
+
+
+def test_the_worker_sees_three_variables_of_ours(pool: MathPool) -> None:
+    assert _process(pool).environ() == {
+        "PATH": os.environ["PATH"],
+        "LC_ALL": "C.UTF-8",
+        "OMP_NUM_THREADS": "1",
+    }
+    assert _process(pool).cwd() == "/"
+
+
+def test_the_child_that_judges_is_bounded(pool: MathPool) -> None:
+    pool.compare("x", "x")
+    (child,) = _process(pool).children()
+    assert child.rlimit(resource.RLIMIT_AS) == (3 * 2**30, 3 * 2**30)
+    assert child.rlimit(resource.RLIMIT_CORE) == (0, 0)
+
+
+def test_one_child_judges_many_answers_and_an_interrupt_reaches_none(pool: MathPool) -> None:
+    pool.compare("x", "x")
+    (child,) = _process(pool).children()
+    _process(pool).send_signal(signal.SIGINT)
+    assert pool.compare("x", "y") == Comparison("different")
+    assert _process(pool).children() == [child]
+
+
+def test_a_comparison_past_its_deadline_says_so_and_only_its_child_is_replaced() -> None:
+    with MathPool(1, 1.0) as impatient:
+        impatient.compare("x", "x")
+        worker = _process(impatient)
+        (child,) = worker.children()
+        assert impatient.compare("x+1", ENDLESS) == Comparison(
+            "timeout", "no result in 1.0 s of processor time"
+        )
+        _wait_until_gone(child)
+        assert impatient.compare("x", "x") == Comparison("equal")
+        assert _process(impatient) == worker
+        assert worker.children() != [child]
+        assert not [c for c in worker.children() if c.status() == psutil.STATUS_ZOMBIE]
+
+
+def test_a_killed_worker_takes_its_busy_child_along() -> None:
+    said: list[Comparison] = []
+    with MathPool(1, 60.0) as doomed:
+        doomed.compare("x", "x")
+        worker = _process(doomed)
+        (child,) = worker.children()
+        thread = threading.Thread(target=lambda: said.append(doomed.compare("x+1", ENDLESS)))
+        thread.start()
+        time.sleep(0.5)
+        worker.kill()
+        thread.join()
+        assert said[0].result == "error"
+        assert said[0].detail.startswith("the verifier process ")
+        _wait_until_gone(child)
+        assert doomed.compare("x", "x") == Comparison("equal")
+        assert _process(doomed) != worker
+
+
+def test_a_child_that_dies_is_an_error_and_is_replaced(pool: MathPool) -> None:
+    said: list[Comparison] = []
+    pool.compare("x", "x")
+    (child,) = _process(pool).children()
+    thread = threading.Thread(target=lambda: said.append(pool.compare("x+1", ENDLESS)))
+    thread.start()
+    time.sleep(0.5)
+    child.kill()
+    thread.join()
+    assert said == [Comparison("error", "the verifier process died")]
+    assert pool.compare("x", "x") == Comparison("equal")
+
+
+def test_processor_time_of_a_process_is_that_of_its_clock() -> None:
+    deadline = time.process_time() + 0.1
+    while time.process_time() < deadline:
+        os.getppid()  # half in the kernel, so that a clock of user time alone shows
+    assert math_worker._processor_seconds(os.getpid()) == pytest.approx(time.process_time(), abs=0.02)
+
+
+def test_what_algebra_raises_is_a_short_error() -> None:
+    assert math_worker._attempt({}) == {"result": "error", "detail": "KeyError: 'gold'"}
+    assert math_worker._attempt({"gold": "1", "answer": "1"}) == {"result": "equal", "detail": ""}
+
+
+def test_judging_reads_latex_and_nothing_else() -> None:
+    assert math_worker.judge("x", "x") == "equal"
+    assert math_worker.judge("x", "\\boxed{y} \\boxed{x}") == "different"
+    assert math_worker.judge("", "x") == "gold_unparsed"
+    assert math_worker.judge("x", "") == "unparsed"
