@@ -330,9 +330,13 @@ def test_a_failed_job_makes_room_for_its_successor(world, cluster):
     assert len(cluster.jobs) == 1
 
 
-def test_the_time_limit_is_a_preemption(world, cluster):
-    with pytest.raises(Preempted, match="stopped on request"):
-        run_job(_spec("wait", time_limit_minutes=1, grace_seconds=58))
+def test_the_time_limit_is_a_preemption(world, cluster, start):
+    parent = start(world, _spec("wait", time_limit_minutes=60))
+    _until(lambda: _started(world))
+    cluster.job()["spec"]["activeDeadlineSeconds"] = 1
+    code, _, err = parent.end()
+    assert code == 75, err
+    assert "Preempted: stopped on request" in err
     [condition] = [c for c in cluster.job()["status"]["conditions"] if c["type"] == "Failed"]
     assert condition["reason"] == "DeadlineExceeded"
 
