@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export DS_ACCELERATOR ?= cpu
 
-.PHONY: help setup setup-gpu demo up down status repro test test-fast mutation check format claims bench bench-setup test-e2e test-faults lock deps browser slurm clean
+.PHONY: help setup setup-gpu demo up down status repro test test-fast mutation check secrets format claims bench bench-setup test-e2e test-faults lock deps browser slurm clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ mutation: setup ## break the algorithms and rewards line by line; every break mu
 
 check: setup ## format, lint, types, import contracts, architecture tests
 	@ruff format --check -q . && ruff check -q . && lint-imports --no-cache >/dev/null && mypy --no-error-summary && $(PY) -m pytest tests/architecture -m "not slow"
+
+secrets: setup ## is there a credential in a file that git knows? (exceptions are marked in their line)
+	@git ls-files -z | xargs -0 $(PY) -m detect_secrets.pre_commit_hook --exclude-files '^requirements/'
 
 format: setup ## rewrite the code in the project's format
 	@ruff check -q --fix . ; ruff format -q .

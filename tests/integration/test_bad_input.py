@@ -97,7 +97,7 @@ def test_an_s3_that_is_not_there(tmp_path: Path) -> None:
         "prepare_problems",
         AWS_ENDPOINT_URL_S3="http://127.0.0.1:1",
         AWS_ACCESS_KEY_ID="someone",
-        AWS_SECRET_ACCESS_KEY="do-not-print-me",
+        AWS_SECRET_ACCESS_KEY="do-not-print-me",  # pragma: allowlist secret (the test's own)
     )
     line = _said(done, "prepare_problems")
     assert "http://127.0.0.1:1" in line

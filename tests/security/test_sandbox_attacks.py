@@ -29,7 +29,7 @@ IN_JUDGE = "seen = f()\nassert seen == 'contained', seen"
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    os.environ["R1_SECRET"] = "do-not-leak"
+    os.environ["R1_SECRET"] = "do-not-leak"  # pragma: allowlist secret (the test's own)
     try:
         with Sandbox() as running:
             yield running

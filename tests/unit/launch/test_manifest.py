@@ -42,7 +42,7 @@ def _asked(root: Path, **fields: Any) -> KubernetesParams:
     "fields",
     [
         {},
-        {"queue": "gpus", "service_account": "trainer", "secret": "s3", "labels": {"team": "reasoning"}},
+        {"queue": "gpus", "service_account": "trainer", "secret": "s3", "labels": {"team": "reasoning"}},  # pragma: allowlist secret (the test's own)
         {"resources": {"cpu": "64", "memory": "900Gi", "rdma/hca": "8"}, "env": {"NCCL_DEBUG": "WARN"}},
         {"pod": {"nodeSelector": {"gpu": "h100"}, "tolerations": [{"operator": "Exists"}], "hostNetwork": True}},
     ],
