@@ -248,7 +248,7 @@ def test_bad_input_is_one_line(world):
 def test_a_pod_that_ends_before_it_can_log_shows_what_its_container_said(world):
     """The interpreter below the environment, which has none of its packages: an image that lacks them."""
     bare = os.path.realpath(sys.executable)
-    with pytest.raises(JobFailed, match="No module named .?pipeline_lib"):
+    with pytest.raises(JobFailed, match=r"No module named .?pipeline_lib"):
         run_job(_spec("ok", python=bare, env={"PYTHONPATH": ""}))
 
 
