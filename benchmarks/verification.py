@@ -24,11 +24,20 @@ CUT = ("assert add(1, 2) == 3", "assert add(2, 2) == 4", "assert add([1], [2]) =
 JUDGED = ("import math\nassert math.isclose(add(1, 2), 3) and add(2, 2) == 4 and add([1], [2]) == [1, 2]",)
 BATCH = 25
 """Programs a measurement."""
+Pair = tuple[str, str]
+"""(expected answer, given answer)."""
 
 FORMULAS = (
-    ("\\frac{1}{2}", "0.5"), ("\\frac{\\sqrt{3}}{2}", "\\frac{\\sqrt{3}}{2}"), ("x^2+2x+1", "(x+1)^2"), ("2\\sqrt{5}", "\\sqrt{20}"),
-    ("(1,2)", "(2,1)"), ("\\frac{\\pi}{4}", "\\frac{\\pi}{3}"), ("3+4i", "4i+3"), ("\\{1,2,3\\}", "\\{3,2,1\\}"),
-)  # fmt: skip
+    ("\\frac{{{a}}}{{{b}}}", "\\frac{{{b}}}{{{a}}}"),
+    ("\\frac{{\\sqrt{{{a}}}}}{{{b}}}", "\\frac{{\\sqrt{{{a}}}}}{{{b}}}"),
+    ("x^2+{a}x+{b}", "{b}+x({a}+x)"),
+    ("{a}\\sqrt{{{b}}}", "\\sqrt{{{a}}}"),
+    ("({a},{b})", "({b},{a})"),
+    ("\\frac{{{a}\\pi}}{{{b}}}", "\\frac{{{a}\\pi}}{{{b}}}"),
+    ("{a}+{b}i", "{b}i+{a}"),
+    ("\\{{{a},{b},1\\}}", "\\{{1,{b},{a}\\}}"),
+)
+"""(expected, given) with two numbers to fill in."""
 HOSTILE = (("2^{10}", "9^{9^{9^{9}}}"), ("x^2+1", "\\frac{1}{" * 40 + "x" + "}" * 40), ("10", "99999!" * 3))
 """Answers that algebra does not finish, or not soon: each side gets as long as its own deadline allows."""
 
@@ -107,44 +116,56 @@ def _rates(wall: Sequence[float], used: Sequence[float], count: int) -> tuple[st
 def answers(rounds: int, count: int) -> str:
     """The table for math."""
     draw = random.Random(0)
-    numbers = [(str(draw.randrange(7)), str(draw.randrange(7))) for _ in range(count)]
-    prices = [(f"{draw.randrange(1, 5000):,}", f"${draw.randrange(1, 5000)}.00") for _ in range(count)]
-    formulas = [FORMULAS[index % len(FORMULAS)] for index in range(count)]
+
+    def numbers() -> list[Pair]:
+        return [(str(draw.randrange(7)), str(draw.randrange(7))) for _ in range(count)]
+
+    def prices() -> list[Pair]:
+        return [(f"{draw.randrange(1, 50000):,}", f"${draw.randrange(1, 50000)}.00") for _ in range(count)]
+
+    def formulas() -> list[Pair]:
+        pairs = []
+        for index in range(count):
+            a, b = draw.randrange(2, 1000), draw.randrange(1000, 9999)
+            expected, given = FORMULAS[index % len(FORMULAS)]
+            pairs.append((expected.format(a=a, b=b), given.format(a=a, b=b)))
+        return pairs
+
     kinds = {"micro world (0 to 6)": numbers, "word problems (`1,234`)": prices, "formulas (LaTeX)": formulas}
-    rows = []
-    for kind, pairs in kinds.items():
-        rows.append([kind, *_answers(pairs, rounds)])
+    rows = [[kind, *_answers([make() for _ in range(rounds + 1)])] for kind, make in kinds.items()]
     return table(
         ["expected answers", "judged/s/core here", "judged/s/core, math-verify", "ratio of wall time"], rows
     )
 
 
-def _answers(pairs: Sequence[tuple[str, str]], rounds: int) -> tuple[str, str, str]:
+def _answers(batches: Sequence[Sequence[Pair]]) -> tuple[str, str, str]:
+    """Each side on every batch, in turns; the first warms up. No batch is judged twice: a cache would answer."""
     from math_verify import parse, verify
 
     from pipeline_lib.rewards.combine import Scorer
     from pipeline_lib.types import Domain, Problem
 
-    problems = [Problem(f"p{index}", Domain.MATH, "?", answer=gold) for index, (gold, _) in enumerate(pairs)]
-    texts = [f"<think>so</think><answer>{answer}</answer>" for _, answer in pairs]
+    mine, theirs = [], []
     with Scorer() as scorer:
-        scorer.verify_batch(problems[:8], texts[:8])
+        for number, pairs in enumerate(batches):
+            problems = [
+                Problem(f"{number}-{index}", Domain.MATH, "?", answer=gold)
+                for index, (gold, _) in enumerate(pairs)
+            ]
+            texts = [f"<think>so</think><answer>{answer}</answer>" for _, answer in pairs]
 
-        def ours() -> None:
-            scorer.verify_batch(problems, texts)
+            def ours(problems: Sequence[Problem] = problems, texts: Sequence[str] = texts) -> None:
+                scorer.verify_batch(problems, texts)
 
-        def naive() -> None:
-            for gold, answer in pairs:
-                verify(parse(f"${gold}$"), parse(f"${answer}$"))
+            def naive(pairs: Sequence[Pair] = pairs) -> None:
+                for gold, answer in pairs:
+                    verify(parse(f"${gold}$"), parse(f"${answer}$"))
 
-        mine, theirs = [], []
-        for turn in range(rounds + 1):
-            one, other = _timed(ours, _family_seconds), _timed(naive, _family_seconds)
-            if turn:
-                mine.append(one)
-                theirs.append(other)
+            mine.append(_timed(ours, _family_seconds))
+            theirs.append(_timed(naive, _family_seconds))
+    mine, theirs, count = mine[1:], theirs[1:], len(batches[0])
     ratio = ratio_of_pairs([wall for wall, _ in theirs], [wall for wall, _ in mine])
-    rates = [spread(len(pairs) / max(used, 1e-3) for _, used in times).show(0) for times in (mine, theirs)]
+    rates = [spread(count / max(used, 1e-3) for _, used in times).show(0) for times in (mine, theirs)]
     return rates[0], rates[1], f"**{ratio.show(1)}×**"
 
 
