@@ -170,12 +170,11 @@ def _answers(batches: Sequence[Sequence[Pair]]) -> tuple[str, str, str]:
 
 
 def _family_seconds() -> float:
-    """Processor time of this process and of its living children (the math verifier's workers)."""
+    """Processor time of this process, of its living descendants (the math verifier's workers) and of what those waited for."""
     import psutil
 
-    return time.process_time() + sum(
-        child.cpu_times().user + child.cpu_times().system for child in psutil.Process().children()
-    )
+    times = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
+    return time.process_time() + sum(t.user + t.system + t.children_user + t.children_system for t in times)
 
 
 def hostile() -> str:
