@@ -63,6 +63,25 @@ class Bench:
         return path
 
 
+def random_model(path: Path, **shape: int) -> str:
+    """A Qwen2 of that shape (fields of its config) with random weights, under the micro world's tokenizer.
+
+    Its vocabulary is larger than the tokenizer's, so that a response rarely ends before its limit.
+    """
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from pipeline_lib.modeling import load_tokenizer, save_model
+
+    if not path.exists():
+        torch.manual_seed(0)
+        config = Qwen2Config(
+            **shape, tie_word_embeddings=True, pad_token_id=0, eos_token_id=1, bos_token_id=None
+        )
+        save_model(Qwen2ForCausalLM(config), load_tokenizer("assets/micro/base"), path)
+    return str(path)
+
+
 @dataclass(frozen=True, slots=True)
 class Benchmark:
     """One section of docs/benchmarks.md."""

@@ -18,6 +18,8 @@ from benchmarks._measure import MemoryWatch
 from benchmarks._work import Work
 
 ROOT = Path(__file__).resolve().parent.parent
+NAMES = {"r1": "this project", "trl": "TRL 1.16"}
+"""Sides by the name of their worker, as tables call them."""
 PEER_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
 
 

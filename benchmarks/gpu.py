@@ -10,15 +10,13 @@ import subprocess
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks._bench import Bench, Benchmark
+from benchmarks._bench import Bench, Benchmark, random_model
 from benchmarks._measure import ratio_of_pairs, spread, table
-from benchmarks._sides import Side, Step, take_turns
+from benchmarks._sides import NAMES, Side, Step, take_turns
 from benchmarks._work import Work
 
 PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "H800": 989e12, "L40S": 362e12}
 """bf16 operations a second, dense, as NVIDIA states them."""
-SHARE = 0.40
-"""Of the GPU's memory for vLLM, on both sides: they are on the card together, one asleep while the other works."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +66,8 @@ def used_mib() -> float:
 
 
 def _model(bench: Bench, shape: Shape) -> str:
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    from pipeline_lib.modeling import load_tokenizer, save_model
-
-    path = bench.folder / f"qwen2-{shape.hidden}"
-    torch.manual_seed(0)
-    config = Qwen2Config(
+    return random_model(
+        bench.folder / f"qwen2-{shape.hidden}",
         vocab_size=VOCABULARY,
         hidden_size=shape.hidden,
         intermediate_size=shape.intermediate,
@@ -83,13 +75,7 @@ def _model(bench: Bench, shape: Shape) -> str:
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.kv_heads,
         max_position_embeddings=4096,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=None,
     )
-    save_model(Qwen2ForCausalLM(config), load_tokenizer("assets/micro/base"), path)
-    return str(path)
 
 
 def _alone(name: str, work: Work, rounds: int) -> tuple[list[Step], float]:
@@ -146,9 +132,8 @@ def _row(
     mfu = (
         f"{100 * 6 * shape.parameters * median(learning) / peak_operations:.1f} %" if peak_operations else "–"
     )
-    names = {"r1": "this project", "trl": "TRL 1.16"}
     return [
-        names[side],
+        NAMES[side],
         rates.show(0),
         spread(s.seconds for s in steps).show(2),
         spread(learning).show(0),

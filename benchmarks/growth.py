@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks._bench import Bench, Benchmark
+from benchmarks._bench import Bench, Benchmark, random_model
 from benchmarks._measure import Spread, slope, spread, table
 from benchmarks._sides import Side, take_turns
 from benchmarks._work import Work
 
+VOCABULARY = 4096
 WIDTHS = {"0.7M": (128, 3), "3.6M": (256, 4), "26M": (512, 8), "134M": (1024, 10)}
-"""Parameters -> (width, layers) of a Qwen2 with 4,096 tokens."""
-STEPS_WORSE_THAN_LINEAR = 1.15
-"""A slope above this is explained in docs/benchmarks.md."""
+"""Parameters -> (width, layers) of a Qwen2 with that vocabulary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,31 +29,21 @@ class Point:
     tokens: float
 
 
-def random_model(folder: Path, width: int, layers: int) -> str:
-    """A Qwen2 of that width with random weights and a vocabulary so large that a response rarely ends before its limit."""
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+def _model(folder: Path, width: int, layers: int) -> str:
+    return random_model(
+        folder / f"random-{width}-{layers}",
+        vocab_size=VOCABULARY,
+        hidden_size=width,
+        intermediate_size=_inner(width),
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        num_key_value_heads=width // 64,
+        max_position_embeddings=2048,
+    )
 
-    from pipeline_lib.modeling import load_tokenizer, save_model
 
-    path = folder / f"random-{width}-{layers}"
-    if not path.exists():
-        torch.manual_seed(0)
-        config = Qwen2Config(
-            vocab_size=4096,
-            hidden_size=width,
-            intermediate_size=width * 8 // 3 // 32 * 32,
-            num_hidden_layers=layers,
-            num_attention_heads=width // 64,
-            num_key_value_heads=width // 64,
-            max_position_embeddings=2048,
-            tie_word_embeddings=True,
-            pad_token_id=0,
-            eos_token_id=1,
-            bos_token_id=None,
-        )
-        save_model(Qwen2ForCausalLM(config), load_tokenizer("assets/micro/base"), path)
-    return str(path)
+def _inner(width: int) -> int:
+    return width * 8 // 3 // 32 * 32
 
 
 def measure(bench: Bench, works: Sequence[tuple[float, str, Work]]) -> list[Point]:
@@ -81,7 +70,7 @@ def _axes(bench: Bench) -> dict[str, list[tuple[float, str, Work]]]:
     folder = bench.folder
     base = replace(
         bench.micro(),
-        model=random_model(folder, *WIDTHS["0.7M"]),
+        model=_model(folder, *WIDTHS["0.7M"]),
         judge="coin",
         group_size=8,
         problems_per_step=8,
@@ -96,7 +85,7 @@ def _axes(bench: Bench) -> dict[str, list[tuple[float, str, Work]]]:
             (
                 _parameters(*shape),
                 name,
-                replace(base, model=random_model(folder, *shape), problems_per_step=2),
+                replace(base, model=_model(folder, *shape), problems_per_step=2),
             )
             for name, shape in WIDTHS.items()
         ],
@@ -108,7 +97,7 @@ def _axes(bench: Bench) -> dict[str, list[tuple[float, str, Work]]]:
 
 
 def _parameters(width: int, layers: int) -> float:
-    return layers * (4 * width * width + 3 * width * (width * 8 // 3 // 32 * 32)) + 4096 * width
+    return layers * (4 * width * width + 3 * width * _inner(width)) + VOCABULARY * width
 
 
 def _run(bench: Bench) -> str:

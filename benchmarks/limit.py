@@ -7,7 +7,6 @@ The limit of a phase is the time that its matrix products alone take, each measu
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -38,10 +37,9 @@ def _setting(work: Work) -> Setting:
     from pipeline_lib.training.startup import import_model_libraries
 
     import_model_libraries()
-    from benchmarks.worker_r1 import _spec
+    from benchmarks.worker_r1 import engine_of, spec_of
     from pipeline_lib.data.schema import read_problems
     from pipeline_lib.modeling import load_model, load_tokenizer, render_prompt
-    from pipeline_lib.params import EngineParams, VllmParams
     from pipeline_lib.rollout.torch_generator import TorchGenerator
     from pipeline_lib.training.distributed import join_world
     from pipeline_lib.training.grpo import parse_section
@@ -50,14 +48,10 @@ def _setting(work: Work) -> Setting:
     from pipeline_lib.training.update import PolicyTrainer
     from pipeline_lib.types import SamplingParams
 
-    vllm = VllmParams(kv_cache_gib=1.0, gpu_memory_utilization=0.45, max_model_len=2048, enforce_eager=True)
-    engine = EngineParams(
-        rollout="torch", world_size=1, zero_stage=0, dtype="float32", offload="none",
-        threads=work.threads, launcher="local", vllm=vllm,
-    )  # fmt: skip
+    engine = engine_of(work)
     world = join_world(engine)
     lm, tokenizer = load_model(work.model), load_tokenizer(work.model)
-    params = parse_section(_spec(work, engine).section)
+    params = parse_section(spec_of(work, engine).section)
     trainer = PolicyTrainer(lm, params, engine, world, Switches())
     generator = TorchGenerator(lm, tokenizer)
     problems = read_problems(Path(work.problems))[: work.problems_per_step]
@@ -202,8 +196,7 @@ def _run(bench: Bench) -> str:
         cases["SmolLM2-135M"] = bench.smollm2()
     sections = []
     for title, work in cases.items():
-        with tempfile.TemporaryDirectory():
-            setting = _setting(work)
+        setting = _setting(work)
         learning, learning_ops = _training(setting, bench.rounds)
         sampling, sampling_ops = _sampling(setting, bench.rounds)
         header = [

@@ -8,14 +8,13 @@ from statistics import mean, stdev
 
 from benchmarks._bench import Bench, Benchmark
 from benchmarks._measure import table
-from benchmarks._sides import Side
+from benchmarks._sides import NAMES, Side
 
 TARGET = 0.70
 EVERY = 5
 """Steps between two looks at the held-out problems; looking is not part of the time."""
 LIMIT_STEPS = 80
 CURVE_AT = (5, 10, 20, 30, 40)
-NAMES = {"r1": "this project", "trl": "TRL 1.16"}
 
 
 @dataclass(slots=True)

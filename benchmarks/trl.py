@@ -7,10 +7,9 @@ from statistics import median
 
 from benchmarks._bench import Bench, Benchmark
 from benchmarks._measure import ratio_of_pairs, spread, table
-from benchmarks._sides import Side, Step, take_turns
+from benchmarks._sides import NAMES, Side, Step, take_turns
 from benchmarks._work import Work
 
-NAMES = {"r1": "this project", "trl": "TRL 1.16 GRPOTrainer"}
 PHASES = ("sample", "verify", "forward", "backward", "step")
 
 

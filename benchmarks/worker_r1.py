@@ -21,7 +21,6 @@ def main() -> None:
 
     import_model_libraries()
 
-    from pipeline_lib.params import EngineParams, VllmParams
     from pipeline_lib.training import grpo
     from pipeline_lib.training.checkpoint import CheckpointStore
     from pipeline_lib.training.context import JobContext
@@ -30,18 +29,7 @@ def main() -> None:
     from pipeline_lib.training.rollout_step import Sampler
     from pipeline_lib.training.update import PolicyTrainer
 
-    engine = EngineParams(
-        rollout=work.rollout,
-        world_size=work.world_size,
-        zero_stage=work.zero_stage,
-        dtype=work.dtype,
-        offload="none",
-        threads=work.threads,
-        launcher="local",
-        vllm=VllmParams(
-            kv_cache_gib=1.0, gpu_memory_utilization=0.45, max_model_len=2048, enforce_eager=True
-        ),
-    )
+    engine = engine_of(work)
     world = join_world(engine)
 
     @dataclass(frozen=True)
@@ -92,7 +80,7 @@ def main() -> None:
 
         grpo._Loop = Loop
         context = Context(
-            spec=_spec(work, engine),
+            spec=spec_of(work, engine),
             root=Path("/"),
             folder=Path(folder),
             world=world,
@@ -111,7 +99,26 @@ class _Silent:
         """Nothing."""
 
 
-def _spec(work: Work, engine: Any) -> Any:
+def engine_of(work: Work) -> Any:
+    """The work's engine section."""
+    from pipeline_lib.params import EngineParams, VllmParams
+
+    return EngineParams(
+        rollout=work.rollout,
+        world_size=work.world_size,
+        zero_stage=work.zero_stage,
+        dtype=work.dtype,
+        offload="none",
+        threads=work.threads,
+        launcher="local",
+        vllm=VllmParams(
+            kv_cache_gib=1.0, gpu_memory_utilization=0.45, max_model_len=2048, enforce_eager=True
+        ),
+    )
+
+
+def spec_of(work: Work, engine: Any) -> Any:
+    """The work as a training job."""
     from pipeline_lib.params import GrpoParams
     from pipeline_lib.training.spec import JobSpec
 
