@@ -20,10 +20,10 @@ setup-gpu: ## the same from the GPU lock (CUDA torch, vLLM)
 	@infra/bin/setup.sh gpu
 
 demo: setup ## everything: services, the deepseek_r1 DAG on the micro profile, live progress, the results table
-	@$(PY) -m pipeline_lib.services demo $(ARGS)
+	@$(PY) -m pipeline_lib.services demo $(if $(STACK),--stack $(STACK)) $(ARGS)
 
-up: setup ## start Airflow and MLflow on loopback (free ports are chosen and printed)
-	@$(PY) -m pipeline_lib.services up
+up: setup ## start Airflow and MLflow on loopback (free ports are chosen and printed); STACK=production: PostgreSQL, log-ins
+	@$(PY) -m pipeline_lib.services up $(if $(STACK),--stack $(STACK))
 
 down: ## stop every service `make up` or `make demo` started
 	@$(PY) -m pipeline_lib.services down

@@ -9,11 +9,12 @@ task would pay.
 
 from __future__ import annotations
 
+import base64
 import json
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -37,6 +38,8 @@ class TrackingServer:
     """http(s)://host:port"""
     root: Path
     """A checkout of the repository, which decides where artifacts go."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What every request carries besides: a log-in, where the server asks for one."""
 
     def search_page(self, address: str, run: str) -> str:
         """Return the page that lists the MLflow runs of stage `address` in pipeline run `run`."""
@@ -109,7 +112,7 @@ class TrackingServer:
         request = urllib.request.Request(
             f"{self.uri}/api/2.0/mlflow/{path}",
             data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
+            headers={"Content-Type": "application/json", **self.headers},
         )
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
@@ -127,9 +130,22 @@ class _NotFound(PipelineError):
 
 
 def tracking_server(env: Mapping[str, str], root: Path) -> TrackingServer | None:
-    """Return the server that `MLFLOW_TRACKING_URI` names, or None where runs are tracked without one."""
+    """Return the server that `MLFLOW_TRACKING_URI` names, or None where runs are tracked without one.
+
+    It is asked as MLflow's own client would: with `MLFLOW_TRACKING_USERNAME` and `_PASSWORD` where they are set.
+    """
     uri = env.get("MLFLOW_TRACKING_URI", "").rstrip("/")
-    return TrackingServer(uri, root) if uri.startswith(("http://", "https://")) else None
+    if not uri.startswith(("http://", "https://")):
+        return None
+    user = env.get("MLFLOW_TRACKING_USERNAME")
+    if user is None:
+        return TrackingServer(uri, root)
+    return TrackingServer(uri, root, {"Authorization": basic(user, env.get("MLFLOW_TRACKING_PASSWORD", ""))})
+
+
+def basic(name: str, password: str) -> str:
+    """Return the Authorization header of HTTP basic authentication."""
+    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
 
 
 def mlflow_run_of(worktree: Path, address: str) -> tuple[str, str] | None:

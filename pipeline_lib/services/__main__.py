@@ -21,6 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
     ):
         command = verbs.add_parser(verb, help=text, description=text)
         command.add_argument("--root", type=Path, default=Path.cwd(), help="checkout (default: here)")
+        if verb in ("up", "demo"):
+            command.add_argument(
+                "--stack", choices=("demo", "production"), default="demo", help="which stack (default: demo)"
+            )
         if verb == "demo":
             command.add_argument("--profile", help="a file of profiles/ (default: micro)")
             command.add_argument(
@@ -47,7 +51,7 @@ def _run(options: argparse.Namespace) -> int:
     from pipeline_lib.services import stack
 
     if options.verb == "up":
-        stack.up(options.root, say=lambda line: print(line, flush=True))
+        stack.up(options.root, say=lambda line: print(line, flush=True), kind=stack.Kind(options.stack))
         return 0
     if options.verb == "down":
         stack.down(options.root)
@@ -56,7 +60,8 @@ def _run(options: argparse.Namespace) -> int:
         return _status(stack.load(options.root))
     from pipeline_lib.services.demo import demo
 
-    return demo(options.root, profile=options.profile, assignments=options.set, stop=options.stop)
+    kind = stack.Kind(options.stack)
+    return demo(options.root, kind, profile=options.profile, assignments=options.set, stop=options.stop)
 
 
 def _status(found: object) -> int:
@@ -65,7 +70,7 @@ def _status(found: object) -> int:
     if not isinstance(found, Stack) or not found.alive():
         print("not running: `make up` starts the services")
         return 1
-    print(f"Airflow {found.airflow}\nMLflow  {found.mlflow}\nfiles   {found.files}")
+    print(f"Airflow {found.airflow}\nMLflow  {found.mlflow}\nfiles   {found.files}\nstack   {found.kind}")
     return 0
 
 

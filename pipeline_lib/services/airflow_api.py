@@ -1,6 +1,6 @@
 """Airflow's REST API, as far as the demo and the tests need it; standard library only.
 
-With SimpleAuthManager's "all admins" a token is had for the asking (loopback only).
+The demo stack's "all admins" gives a token for the asking (loopback only); the production stack for a password.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
 from pipeline_lib.errors import EXIT_BAD_INPUT, PipelineError
 
+_JSON = {"Content-Type": "application/json"}
 _TIMEOUT_S = 30.0
 _PATIENCE_S = 180.0
 """How long a question is asked again while there is no answer: on two cores that train, Airflow can be slow."""
@@ -30,16 +32,27 @@ class AirflowRefused(PipelineError):
         super().__init__(message)
 
 
-class AirflowApi:
-    """A client of one Airflow."""
+@dataclass(frozen=True, slots=True)
+class Login:
+    """An account of Airflow."""
 
-    def __init__(self, address: str) -> None:
+    username: str
+    password: str = field(repr=False)
+
+
+class AirflowApi:
+    """A client of one Airflow, as `login` says or, where everybody is administrator, as nobody in particular."""
+
+    def __init__(self, address: str, login: Login | None = None) -> None:
         self.address = address
+        self._login = login
         self._token: str | None = None
 
     def unhealthy_parts(self) -> tuple[str, ...]:
         """Return which of metadatabase, scheduler and dag_processor are not healthy yet."""
-        parts = self.get("/monitor/health")
+        parts = self._send(
+            "GET", f"{self.address}/api/v2/monitor/health", None, {}
+        )  # asks nobody who they are
         wanted = ("metadatabase", "scheduler", "dag_processor")
         return tuple(part for part in wanted if (parts.get(part) or {}).get("status") != "healthy")
 
@@ -103,16 +116,27 @@ class AirflowApi:
         """GET below /api/v2."""
         return self.call("GET", path)
 
-    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    def call(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, below: str = "/api/v2"
+    ) -> Any:
         """Call the API and return the parsed answer.
 
         Raises:
             AirflowRefused: No answer, or an error, with what Airflow says about it.
         """
         if self._token is None:
-            self._token = str(self._send("GET", f"{self.address}/auth/token", None, {})["access_token"])
-        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
-        return self._send(method, f"{self.address}/api/v2{path}", body, headers)
+            self._token = self._new_token()
+        headers = {"Authorization": f"Bearer {self._token}", **_JSON}
+        return self._send(method, f"{self.address}{below}{path}", body, headers)
+
+    def _new_token(self) -> str:
+        where = f"{self.address}/auth/token"
+        if self._login is None:
+            answer = self._send("GET", where, None, {})
+        else:
+            body = {"username": self._login.username, "password": self._login.password}
+            answer = self._send("POST", where, body, _JSON)
+        return str(answer["access_token"])
 
     def _send(self, method: str, url: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]) -> Any:
         data = None if body is None else json.dumps(body).encode()

@@ -18,12 +18,12 @@ from rich.live import Live
 from rich.text import Text
 
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.orchestration.links import TrackingServer
 from pipeline_lib.orchestration.runner import log_path
 from pipeline_lib.orchestration.worktree import run_name, worktree_path
 from pipeline_lib.services import stack as stacks
 from pipeline_lib.services.airflow_api import AirflowApi
 from pipeline_lib.services.results import results_table
+from pipeline_lib.services.stack import Kind
 
 DAG = "deepseek_r1"
 POLL_S = 2.0
@@ -61,7 +61,7 @@ class StageLine:
         return line
 
 
-def demo(root: Path, *, profile: str | None, assignments: Sequence[str], stop: bool) -> int:
+def demo(root: Path, kind: Kind, *, profile: str | None, assignments: Sequence[str], stop: bool) -> int:
     """Run the demo and return its exit code: 0, or 1 when the run failed.
 
     Raises:
@@ -73,9 +73,9 @@ def demo(root: Path, *, profile: str | None, assignments: Sequence[str], stop: b
     overrides = dict(parse_assignment(text) for text in assignments)
     console = Console()
     console.print(f"[bold]DeepSeek-R1 on this machine[/] · checkout {root}")
-    stack = stacks.up(root, say=lambda line: console.print(f"[dim]{line}[/]", highlight=False))
+    stack = stacks.up(root, lambda line: console.print(f"[dim]{line}[/]", highlight=False), kind)
     try:
-        api = AirflowApi(stack.airflow)
+        api = stacks.airflow_api(root, stack)
         _wait_for_dag(api, console)
         form = {"overrides": overrides, **({"profile": profile} if profile else {})}
         run_id = api.trigger(DAG, form)
@@ -205,7 +205,7 @@ def _conclude(
         console.print(results_table(worktree / "reports" / "results.json"))
     links = {
         "Airflow run": f"{stack.airflow}/dags/{DAG}/runs/{run_id}",
-        "MLflow runs": TrackingServer(stack.mlflow, root).runs_page(name),
+        "MLflow runs": stacks.tracking_server(root, stack).runs_page(name),
         "Report": f"{stack.files}/runs/{name}/reports/report.html",
     }
     if state == "success":

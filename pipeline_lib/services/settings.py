@@ -1,19 +1,19 @@
 """How each service is started: its command, its environment, where it keeps its state.
 
-Everything listens on 127.0.0.1 only. Airflow logs everybody in as administrator, which is right for
-a demo on one's own machine and for nothing else (docs/operations.md).
+Everything listens on 127.0.0.1 only. This is the demo stack: Airflow logs everybody in as administrator, which is right
+on one's own machine and for nothing else. `production` builds on it (docs/operations.md).
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline_lib.orchestration.processes import SERVICES_MARK
+from pipeline_lib.services.credentials import drawn
 
 HOST = "127.0.0.1"
 PREFERRED_PORTS: Mapping[str, int] = {"airflow": 8080, "mlflow": 5000, "files": 8800}
@@ -28,6 +28,8 @@ class Service:
     command: tuple[str, ...]
     health: str | None
     """URL that answers once the service works; None for one that Airflow's own health page reports on."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """What this service alone is told."""
 
 
 def url(port: int) -> str:
@@ -36,15 +38,22 @@ def url(port: int) -> str:
 
 
 def environment(root: Path, ports: Mapping[str, int]) -> dict[str, str]:
-    """Return the environment all services share; stages inherit it from the scheduler."""
+    """Return the environment all services share (`AIRFLOW…` only Airflow's own); stages inherit it from the scheduler."""
     home = root / ".run" / "airflow"
     airflow = url(ports["airflow"])
-    env = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("AIRFLOW") or name.startswith("AIRFLOW_CONN_")
+    }
     env.update(
         read_env_file(root / "mlflow" / "server.env"),
         PATH=os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)]),
         PYTHONPATH=str(root),
         MLFLOW_TRACKING_URI=url(ports["mlflow"]),
+        # Any other name is refused: a page whose name was made to point here (DNS rebinding) has its own in the request.
+        MLFLOW_SERVER_ALLOWED_HOSTS=f"{HOST}:{ports['mlflow']},localhost:{ports['mlflow']}",
+        MLFLOW_SERVER_CORS_ALLOWED_ORIGINS=url(ports["mlflow"]),
         R1_FILES_URL=url(ports["files"]),
         AIRFLOW_HOME=str(home),
         AIRFLOW__CORE__DAGS_FOLDER=str(root / "dags"),
@@ -60,8 +69,8 @@ def environment(root: Path, ports: Mapping[str, int]) -> dict[str, str]:
         AIRFLOW__API__PORT=str(ports["airflow"]),
         AIRFLOW__API__BASE_URL=airflow,
         AIRFLOW__API__WORKERS="1",
-        AIRFLOW__API__SECRET_KEY=_secret(home, "api"),
-        AIRFLOW__API_AUTH__JWT_SECRET=_secret(home, "jwt"),
+        AIRFLOW__API__SECRET_KEY=drawn(home / "api.secret"),
+        AIRFLOW__API_AUTH__JWT_SECRET=drawn(home / "jwt.secret"),
         AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{home / 'airflow.db'}",
         AIRFLOW__LOGGING__BASE_LOG_FOLDER=str(home / "logs"),
         AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL="30",
@@ -80,20 +89,26 @@ def services(root: Path, ports: Mapping[str, int]) -> tuple[Service, ...]:
     """
     python = sys.executable
     airflow = (python, "-m", "airflow")
-    store = root / ".mlflow"
-    mlflow = (
-        *(python, "-m", "mlflow", "server", "--host", HOST, "--port", str(ports["mlflow"])),
-        *("--backend-store-uri", f"sqlite:///{store / 'mlflow.db'}"),
-        *("--artifacts-destination", (store / "artifacts").as_uri(), "--workers", "1"),
-    )
     files = (python, "-m", "pipeline_lib.services.files", str(root), str(ports["files"]))
+    store = {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{root / '.mlflow' / 'mlflow.db'}"}
     return (
-        Service("mlflow", mlflow, url(ports["mlflow"]) + "/health"),
+        mlflow_server(root, ports, store),
         Service("files", files, url(ports["files"]) + "/health"),
         Service("airflow-api", (*airflow, "api-server"), url(ports["airflow"]) + "/api/v2/version"),
         Service("airflow-scheduler", (*airflow, "scheduler", "--skip-serve-logs"), None),
         Service("airflow-dag-processor", (*airflow, "dag-processor"), None),
     )
+
+
+def mlflow_server(
+    root: Path, ports: Mapping[str, int], env: Mapping[str, str], options: tuple[str, ...] = ()
+) -> Service:
+    """Return MLflow's server. Its databases come in `env`: an address may hold a password, and everybody reads commands."""
+    command = (
+        *(sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(ports["mlflow"])),
+        *("--artifacts-destination", (root / ".mlflow" / "artifacts").as_uri(), "--workers", "1", *options),
+    )
+    return Service("mlflow", command, url(ports["mlflow"]) + "/health", env)
 
 
 def gpu_slots() -> int:
@@ -106,13 +121,3 @@ def read_env_file(path: Path) -> dict[str, str]:
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     pairs = [line.partition("=") for line in lines if line and not line.startswith("#")]
     return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def _secret(home: Path, name: str) -> str:
-    """Return a key that is drawn once per checkout and readable by its owner only."""
-    file = home / f"{name}.secret"
-    if not file.is_file():
-        home.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600), "w") as handle:
-            handle.write(secrets.token_urlsafe(48))
-    return file.read_text(encoding="utf-8")

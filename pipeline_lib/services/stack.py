@@ -1,4 +1,4 @@
-"""Start the services, know whether they are well, stop every process they started.
+"""Start the services of either stack, know whether they are well, stop every process they started.
 
 Each service leads a session of its own, so a closed terminal does not end it. `.run/services.json`
 remembers them; the leader's start time and the machine's boot id tell a stale file from a live one.
@@ -18,22 +18,19 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.orchestration import processes
+from pipeline_lib.orchestration import links, processes
+from pipeline_lib.orchestration.links import TrackingServer
 from pipeline_lib.orchestration.processes import SERVICES_MARK
+from pipeline_lib.services import accounts, postgres, production, settings
 from pipeline_lib.services.airflow_api import AirflowApi
-from pipeline_lib.services.settings import (
-    HOST,
-    PREFERRED_PORTS,
-    Service,
-    environment,
-    gpu_slots,
-    services,
-    url,
-)
+from pipeline_lib.services.settings import HOST, PREFERRED_PORTS, Service, gpu_slots, url
+from pipeline_lib.services.started import Started, boot_id, born, log_path, start, tail
 
+DATABASE = "postgres"
 START_TIMEOUT_S = 300.0
 STOP_GRACE_S = 20.0
 
@@ -44,20 +41,20 @@ class ServiceFailed(PipelineError):
     """A service did not start; the message holds the end of its log."""
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
-    """A service process that was started."""
+class Kind(StrEnum):
+    """Which stack."""
 
-    name: str
-    pid: int
-    born: str
-    """Start time of the process in clock ticks since boot, as /proc says it."""
+    DEMO = "demo"
+    """SQLite, and everybody is administrator."""
+    PRODUCTION = "production"
+    """PostgreSQL, and everybody logs in."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
     """The services of a checkout, as `.run/services.json` remembers them."""
 
+    kind: Kind
     ports: Mapping[str, int]
     processes: tuple[Started, ...]
     boot: str
@@ -78,63 +75,105 @@ class Stack:
         return url(self.ports["files"])
 
     def groups(self) -> frozenset[int]:
-        """Return the sessions that are ours: not those whose number now belongs to somebody else."""
-        if self.boot != _boot_id():
+        """Return the sessions that are ours, PostgreSQL's apart: not those whose number now belongs to somebody else."""
+        if self.boot != boot_id():
             return frozenset()
-        return frozenset(p.pid for p in self.processes if _born(p.pid) in (p.born, None))
+        ours = (p for p in self.processes if p.name != DATABASE)
+        return frozenset(p.pid for p in ours if born(p.pid) in (p.born, None))
 
     def alive(self) -> bool:
         """True while every service's own process lives."""
-        return self.boot == _boot_id() and all(_born(p.pid) == p.born for p in self.processes)
+        return self.boot == boot_id() and all(born(p.pid) == p.born for p in self.processes)
 
 
-def up(root: Path, say: Say = print) -> Stack:
+def up(root: Path, say: Say = print, kind: Kind = Kind.DEMO) -> Stack:
     """Start the services of a checkout unless they run, wait until they are well, and return them.
 
     Raises:
         ServiceFailed: One of them died or never answered; whatever had been started is stopped again.
+        PipelineError: The other stack runs, or the production stack lacks something it needs.
     """
     with _locked(root):
         running = load(root)
         if running is not None and running.alive():
+            if running.kind is not kind:
+                raise ServiceFailed(f"the {running.kind} stack runs here: `make down` stops it")
             say(f"already running: Airflow {running.airflow} · MLflow {running.mlflow}")
             return running
         _stop(root, running)
-        ports = {name: _free_port(port) for name, port in PREFERRED_PORTS.items()}
-        env = environment(root, ports)
         (root / ".mlflow" / "artifacts").mkdir(parents=True, exist_ok=True)
         begun = time.monotonic()
         started: list[Started] = []
-        wanted = services(root, ports)
         try:
-            for service in wanted[:2]:  # MLflow starts while Airflow prepares its database
-                started.append(_start(root, service, env))
-            say("preparing Airflow's database")
-            _migrate(root, env)
-            started += [_start(root, service, env) for service in wanted[2:]]
-            stack = Stack(ports, tuple(started), _boot_id())
-            _save(root, stack)
-            _wait_until_well(root, stack, wanted, say)
-            AirflowApi(stack.airflow).ensure_pool(
-                "gpu", gpu_slots(), "Stages that want a GPU (or, without one, the machine)."
-            )
+            stack = _start_all(root, kind, started, say)
         except BaseException:
-            _stop(root, Stack(ports, tuple(started), _boot_id()))
+            _stop(root, Stack(kind, {}, tuple(started), boot_id()))
             raise
         say(f"ready in {time.monotonic() - begun:.0f} s: Airflow {stack.airflow} · MLflow {stack.mlflow}")
+        if kind is Kind.PRODUCTION:
+            say(f"passwords: Airflow {production.people_file(root)} ({', '.join(production.PEOPLE)})")
+            say(f"           MLflow  {production.mlflow_file(root)}; clients: {production.client_file(root)}")
         return stack
+
+
+def _start_all(root: Path, kind: Kind, started: list[Started], say: Say) -> Stack:
+    """Start everything, noting it in `started` as it goes, and wait until all is well."""
+    ports = {name: _free_port(port) for name, port in PREFERRED_PORTS.items()}
+    if kind is Kind.PRODUCTION:
+        server = _database(root, started, say)
+        env = production.environment(root, ports, server)
+        wanted = production.services(root, ports, server)
+    else:
+        env, wanted = settings.environment(root, ports), settings.services(root, ports)
+    for service in wanted[:2]:  # MLflow starts while Airflow prepares its database
+        started.append(_start(root, service, env))
+    say("preparing Airflow's database")
+    _migrate(root, env)
+    started += [_start(root, service, env) for service in wanted[2:]]
+    stack = Stack(kind, ports, tuple(started), boot_id())
+    _save(root, stack)
+    _wait_until_well(root, stack, wanted, say)
+    if kind is Kind.PRODUCTION:
+        accounts.ensure_airflow_accounts(root, stack.airflow, env)
+        accounts.ensure_mlflow_client(root, stack.mlflow)
+    api = airflow_api(root, stack)
+    api.ensure_pool("gpu", gpu_slots(), "Stages that want a GPU (or, without one, the machine).")
+    return stack
+
+
+def airflow_api(root: Path, stack: Stack) -> AirflowApi:
+    """Return a client of the stack's Airflow that may trigger runs."""
+    return AirflowApi(stack.airflow, accounts.login(root) if stack.kind is Kind.PRODUCTION else None)
+
+
+def tracking_server(root: Path, stack: Stack) -> TrackingServer:
+    """Return the stack's MLflow as links need it, with the log-in it wants."""
+    env = production.client_environment(root) if stack.kind is Kind.PRODUCTION else {}
+    server = links.tracking_server({**env, "MLFLOW_TRACKING_URI": stack.mlflow}, root)
+    assert server is not None
+    return server
+
+
+def _database(root: Path, started: list[Started], say: Say) -> postgres.Server:
+    """Return the PostgreSQL server with its databases: the one R1_POSTGRES_URL names, or the checkout's own, started."""
+    given = os.environ.get(postgres.URL)
+    if given:
+        server = postgres.Server.parse(given)
+    else:
+        server, process = postgres.start_server(root, _free_port(5432))
+        started.append(process)
+    postgres.ensure_databases(server)
+    say(f"PostgreSQL answers on {server.host}:{server.port}")
+    return server
 
 
 def down(root: Path, say: Say = print) -> None:
     """Stop the services and everything they started, running stages included (SIGTERM first: they checkpoint)."""
     with _locked(root):
         stack = load(root)
-        mark = _mark(root)
-        if not processes.members(stack.groups() if stack else (), mark):
-            say("nothing is running")
-        else:
-            _stop(root, stack)
-            say("stopped")
+        was_running = bool(processes.members(stack.groups() if stack else (), _mark(root)))
+        was_running = _stop(root, stack) or was_running
+        say("stopped" if was_running else "nothing is running")
         _file(root).unlink(missing_ok=True)
 
 
@@ -143,32 +182,20 @@ def load(root: Path) -> Stack | None:
     if not _file(root).is_file():
         return None
     saved = json.loads(_file(root).read_text(encoding="utf-8"))
-    return Stack(saved["ports"], tuple(Started(**p) for p in saved["processes"]), saved["boot"])
+    started = tuple(Started(**p) for p in saved["processes"])
+    return Stack(Kind(saved["kind"]), saved["ports"], started, saved["boot"])
 
 
-def log_path(root: Path, service: str) -> Path:
-    """Return the file a service writes its output to."""
-    return root / ".run" / "logs" / f"{service}.log"
-
-
-def _stop(root: Path, stack: Stack | None) -> None:
+def _stop(root: Path, stack: Stack | None) -> bool:
+    """Stop everything, the database last: what ends still writes to it. True if the checkout's own database ran."""
     processes.stop(stack.groups() if stack else (), _mark(root), STOP_GRACE_S)
+    return postgres.stop_server(root)
 
 
 def _start(root: Path, service: Service, env: Mapping[str, str]) -> Started:
-    log = log_path(root, service.name)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            service.command,
-            cwd=root,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    return Started(service.name, process.pid, _born(process.pid) or "")
+    ours = service.name.startswith("airflow")
+    shared = {name: value for name, value in env.items() if ours or not name.startswith("AIRFLOW")}
+    return start(service.name, service.command, root, {**shared, **service.env})
 
 
 def _migrate(root: Path, env: Mapping[str, str]) -> None:
@@ -179,7 +206,7 @@ def _migrate(root: Path, env: Mapping[str, str]) -> None:
             command, cwd=root, env=env, stdout=output, stderr=subprocess.STDOUT, check=False
         ).returncode
     if code != 0:
-        raise ServiceFailed(f"airflow db migrate failed:\n{_tail(log)}")
+        raise ServiceFailed(f"airflow db migrate failed:\n{tail(log)}")
 
 
 def _wait_until_well(root: Path, stack: Stack, wanted: Sequence[Service], say: Say) -> None:
@@ -189,9 +216,9 @@ def _wait_until_well(root: Path, stack: Stack, wanted: Sequence[Service], say: S
     todo = "services"
     while waiting or todo:
         for process in stack.processes:
-            if _born(process.pid) != process.born:
+            if born(process.pid) != process.born:
                 raise ServiceFailed(
-                    f"{process.name} ended at its start:\n{_tail(log_path(root, process.name))}"
+                    f"{process.name} ended at its start:\n{tail(log_path(root, process.name))}"
                 )
         for name in [name for name, health in waiting.items() if health and _answers(health)]:
             del waiting[name]
@@ -224,23 +251,6 @@ def _free_port(preferred: int) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise ServiceFailed("no free port on 127.0.0.1")
-
-
-def _tail(log: Path, lines: int = 20) -> str:
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
-
-
-def _born(pid: int) -> str | None:
-    """Return a process's start time, or None when there is no such process (or only its zombie)."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else fields[19]
-
-
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
 
 
 def _mark(root: Path) -> str:

@@ -64,7 +64,7 @@ def test_a_stale_file_kills_nobody(root):
     bystander = subprocess.Popen(["sleep", "600"], start_new_session=True)
     try:
         started = (stack.Started("airflow-api", bystander.pid, "1"),)  # the number is somebody else's now
-        stack._save(root, stack.Stack(PORTS, started, stack._boot_id()))
+        stack._save(root, stack.Stack(stack.Kind.DEMO, PORTS, started, stack.boot_id()))
         stack.down(root, say=lambda _: None)
         assert bystander.poll() is None
     finally:
