@@ -21,6 +21,7 @@ from pipeline_lib.registry.promotion import (
     score_to_text,
     scorecard,
 )
+from pipeline_lib.registry.safe import require_safe_model
 from pipeline_lib.tracking.client import open_client
 from pipeline_lib.tracking.find import find_run
 from pipeline_lib.tracking.locations import git_commit, pipeline_run, tracking_uri
@@ -86,8 +87,11 @@ def register(
     none, this run's baseline. Registering the same content of the same pipeline run twice is one version.
 
     Raises:
+        DataError: A model directory holds something other than safetensors and text; nothing is registered then.
         StorageError: MLflow cannot be reached or refuses.
     """
+    for entry in entries:
+        require_safe_model(root / "models" / entry.lineage.model)
     uri = tracking_uri(root)
     try:
         client = open_client(uri, root)

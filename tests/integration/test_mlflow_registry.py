@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from pipeline_lib.errors import DataError, StorageError
 from pipeline_lib.evaluation.report import EvaluationReport, SuiteReport
@@ -44,7 +46,7 @@ def make_run(root: Path, weights: Mapping[str, str]) -> Path:
     for model, content in weights.items():
         folder = root / "models" / model
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "model.safetensors").write_text(content)
+        save_file({"w": torch.tensor(list(content.encode()))}, folder / "model.safetensors")
         lock[stages[model]] = {
             "cmd": "x",
             "deps": [{"path": "data/rejections", "md5": "dd.dir"}],
@@ -71,6 +73,21 @@ def register_run(root: Path, scores: Mapping[str, float]) -> dict[str, Registere
     entries = prepare(lineages, {m: evaluation(m, s) for m, s in scores.items()}, POLICY, margin=0.0)
     done = register(entries, POLICY, root, prefix="deepseek-r1", margin=0.0)
     return dict(zip(scores, done, strict=True))
+
+
+def test_a_pickle_in_one_model_stops_the_registration_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_run(tmp_path / "run", {"base": "b", "r1": "r"})
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    torch.save({"w": torch.zeros(1)}, root / "models/r1/pytorch_model.bin")
+    lock = yaml.safe_load((root / "dvc.lock").read_text())
+    lock["stages"]["train_general_sft"]["outs"][0]["md5"] = content_hash(root / "models/r1")
+    (root / "dvc.lock").write_text(yaml.safe_dump(lock))
+    with pytest.raises(DataError, match=r"pytorch_model\.bin may not be in a registered model"):
+        register_run(root, {"base": 0.1, "r1": 0.9})
+    assert not (tmp_path / "mlflow.db").exists()
 
 
 def test_lineage_is_read_from_dvc(tmp_path: Path) -> None:

@@ -1,0 +1,326 @@
+"""The production stack, started once: PostgreSQL, log-ins with roles, task logs in S3, an MLflow that asks who you are.
+
+Real programs throughout: Debian's PostgreSQL, SeaweedFS as S3, Airflow's FAB auth manager, MLflow's basic-auth server.
+Not covered: TLS and the proxy in front, systemd itself, several machines, single sign-on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline_lib.orchestration import processes
+from pipeline_lib.orchestration.links import basic
+from pipeline_lib.services import accounts, postgres, production
+from pipeline_lib.services import stack as stacks
+from pipeline_lib.services.airflow_api import AirflowApi, AirflowRefused, Login
+from pipeline_lib.storage import s3
+from tests.integration import test_s3
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fixtures" / "tiny_pipeline"))
+from build_tiny import build
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+DAG, RUN = "deepseek_r1", "green"
+LOGS = "s3://r1-test/task-logs"
+RUN_TIMEOUT_S = 1500.0
+storage = test_s3.server
+
+
+@dataclass
+class Production:
+    """The running stack, and what was seen of its processes while a run was under way."""
+
+    root: Path
+    stack: stacks.Stack
+    operator: AirflowApi
+    commands: set[bytes] = field(default_factory=set)
+    stage_environments: set[bytes] = field(default_factory=set)
+
+    def secrets(self) -> dict[str, bytes]:
+        """Every password and key of the checkout, by where it is kept."""
+        folder = self.root / ".run" / "secrets"
+        found = {file.name: file.read_bytes() for file in folder.glob("*.secret")}
+        found |= {f.name: f.read_bytes() for f in (self.root / ".run" / "airflow").glob("*.secret")}
+        for file in folder.glob("*.json"):
+            found |= {f"{file.name}:{k}": v.encode() for k, v in json.loads(file.read_text()).items()}
+        return found | {"S3": test_s3.SECRET.encode()}
+
+    def look_at_processes(self) -> None:
+        """Note every command line of the machine, and the environment of processes that work for a stage."""
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    self.commands.add((entry / "cmdline").read_bytes())
+                    environment = (entry / "environ").read_bytes()
+                except OSError:
+                    continue
+                if f"{processes.STAGE_MARK}={self.root}".encode() in environment:
+                    self.stage_environments.add(environment)
+
+
+@pytest.fixture(scope="module")
+def open_directory() -> Iterator[Path]:
+    """A directory the user `postgres` can reach, as pytest's own are not."""
+    try:
+        postgres._programs()
+    except postgres.DatabaseFailed as missing:
+        if os.environ.get("CI"):
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))
+    with tempfile.TemporaryDirectory(prefix="r1-production-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def up(open_directory: Path, storage: str) -> Iterator[Production]:
+    """The stack over a new tiny project, with its task logs in S3."""
+    root = build(open_directory / "project")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ENDPOINT_URL_S3", storage)
+        environment.setenv("AWS_ACCESS_KEY_ID", test_s3.KEY)
+        environment.setenv("AWS_SECRET_ACCESS_KEY", test_s3.SECRET)
+        environment.setenv(production.TASK_LOGS, LOGS)
+        environment.delenv(postgres.URL, raising=False)
+        said: list[str] = []
+        try:
+            stack = stacks.up(root, said.append, stacks.Kind.PRODUCTION)
+            running = Production(root, stack, stacks.airflow_api(root, stack))
+            assert str(production.people_file(root)) in "\n".join(said)
+            assert not [
+                name for name, value in running.secrets().items() if value.decode() in "\n".join(said)
+            ]
+            deadline = time.monotonic() + 300
+            while not running.operator.has_dag(DAG):
+                assert not running.operator.import_errors(), running.operator.import_errors()
+                assert time.monotonic() < deadline, "the DAGs were not read"
+                time.sleep(2)
+            yield running
+        finally:
+            stacks.down(root, lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def finished(up: Production) -> Production:
+    """The stack after one run of the pipeline, triggered by the operator."""
+    form = {"students": ["tiny-a"], "overrides": {"evaluate.models": ["base", "r1", "tiny-a"]}}
+    up.operator.trigger(DAG, form, RUN)
+    deadline = time.monotonic() + RUN_TIMEOUT_S
+    while up.operator.run(DAG, RUN)["state"] not in ("success", "failed"):
+        assert time.monotonic() < deadline
+        for _ in range(8):
+            up.look_at_processes()
+            time.sleep(0.25)
+    return up
+
+
+def _status(request: urllib.request.Request | str) -> int:
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_airflow_knows_nobody_without_a_password(up):
+    assert _status(f"{up.stack.airflow}/api/v2/dags") == 401
+    assert _status(f"{up.stack.airflow}/auth/token") in (401, 403, 404, 405)
+    with pytest.raises(AirflowRefused) as refusal:
+        AirflowApi(up.stack.airflow, Login("admin", "admin")).get("/dags")
+    assert refusal.value.status == 401
+
+
+def test_a_viewer_reads_and_cannot_trigger(up):
+    viewer = AirflowApi(up.stack.airflow, accounts.login(up.root, "viewer"))
+    assert viewer.has_dag(DAG)
+    for forbidden in (
+        lambda: viewer.trigger(DAG, {}, "not-by-a-viewer"),
+        lambda: viewer.get("/connections"),
+        lambda: viewer.call("POST", "/pools", {"name": "mine", "slots": 1}),
+    ):
+        with pytest.raises(AirflowRefused) as refusal:
+            forbidden()
+        assert refusal.value.status == 403
+
+
+def test_an_operator_may_not_make_users(up):
+    with pytest.raises(AirflowRefused) as refusal:
+        up.operator.call("GET", "/users", below="/auth/fab/v1")
+    assert refusal.value.status == 403
+
+
+def test_a_run_of_the_operator_goes_green_on_postgresql(finished):
+    states = {i["task_id"]: i["state"] for i in finished.operator.task_instances(DAG, RUN)}
+    assert set(states.values()) == {"success"}
+    assert {"create_run", "train_r1_zero", "distill", "evaluate", "finish_run"} <= set(states)
+    assert _query(finished, "airflow", f"SELECT state FROM dag_run WHERE run_id = '{RUN}'") == [("success",)]
+    stages = _query(finished, "mlflow", "SELECT value FROM tags WHERE key = 'stage'")
+    assert ("train_r1_zero",) in stages
+    assert not list(finished.root.rglob("airflow.db"))
+    assert not list(finished.root.rglob("mlflow.db"))
+
+
+def _query(running: Production, database: str, statement: str) -> list[tuple]:
+    password = (running.root / ".run/secrets/database.secret").read_text()
+    pid_file = postgres.data_directory(running.root) / "postmaster.pid"
+    port = int(pid_file.read_text().splitlines()[3])
+    connection = postgres._connect(postgres.Server("127.0.0.1", port, postgres.ROLE, password), database)
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+        rows = cursor.fetchall()
+    connection.close()
+    return rows
+
+
+def test_the_mlflow_link_of_a_task_leads_to_its_run(finished):
+    instance = next(i for i in finished.operator.task_instances(DAG, RUN) if i["task_id"] == "train_r1_zero")
+    run_id = finished.operator.links(instance)["MLflow run"].rpartition("/")[2]
+    page = f"{finished.stack.mlflow}/api/2.0/mlflow/runs/get?run_id={run_id}"
+    assert _status(_as_pipeline(finished, page)) == 200
+
+
+def test_a_log_is_shown_from_s3_when_its_file_is_gone(finished):
+    said = "train_r1_zero: COMPUTED"
+    path = f"/dags/{DAG}/dagRuns/{RUN}/taskInstances/train_r1_zero/logs/1?full_content=true"
+    local = finished.root / ".run" / "airflow" / "logs" / f"dag_id={DAG}" / f"run_id={RUN}"
+    assert list(local.rglob("*.log"))
+    shutil.rmtree(local)
+    assert said in json.dumps(finished.operator.get(path))
+    (log,) = [o for o in s3.list_objects(LOGS) if "task_id=train_r1_zero/" in o.uri.key]
+    s3._client().delete_object(Bucket=log.uri.bucket, Key=log.uri.key)
+    assert said not in json.dumps(finished.operator.get(path))  # so it did come from there
+
+
+def _as_pipeline(running: Production, address: str, body: dict | None = None) -> urllib.request.Request:
+    client = production.client_environment(running.root)
+    login = basic(client["MLFLOW_TRACKING_USERNAME"], client["MLFLOW_TRACKING_PASSWORD"])
+    data = None if body is None else json.dumps(body).encode()
+    return urllib.request.Request(address, data, {"Authorization": login, "Content-Type": "application/json"})
+
+
+def test_mlflow_asks_who_you_are(up):
+    search = f"{up.stack.mlflow}/api/2.0/mlflow/experiments/search?max_results=10"
+    assert _status(search) == 401
+    assert _status(up.stack.mlflow) == 401
+    guess = {"Authorization": basic("admin", "password1234")}
+    assert _status(urllib.request.Request(search, headers=guess)) == 401
+    assert _status(_as_pipeline(up, search)) == 200
+    user = {"username": "intruder", "password": "a-long-enough-password"}  # pragma: allowlist secret
+    assert _status(_as_pipeline(up, f"{up.stack.mlflow}/api/2.0/mlflow/users/create", user)) == 403
+
+
+def test_mlflow_refuses_foreign_hosts_and_origins(up):
+    search = _as_pipeline(up, f"{up.stack.mlflow}/api/2.0/mlflow/experiments/search", {"max_results": 1})
+    assert _status(search) == 200
+    search.add_header("Origin", "http://evil.example")
+    assert _status(search) == 403
+    search.remove_header("Origin")
+    search.add_header("Host", "evil.example:5000")
+    assert _status(search) == 403
+
+
+def test_no_secret_is_in_a_log_a_command_or_the_worktree(finished):
+    finished.look_at_processes()
+    secrets = finished.secrets()
+    assert len(secrets) >= 12
+    leaks = {name for name, value in secrets.items() if any(value in c for c in finished.commands)}
+    assert leaks == set()
+    read = 0
+    for place in (".run/logs", ".run/airflow/logs", "runs", ".mlflow"):
+        for file in (finished.root / place).rglob("*"):
+            if file.is_file() and "cache" not in file.parts:
+                content = file.read_bytes()
+                read += 1
+                assert not [name for name, value in secrets.items() if value in content], file
+    assert read > 20
+    for number, log in enumerate(s3.list_objects(LOGS)):
+        s3.download(str(log.uri), finished.root / ".run" / f"log-{number}")
+        content = (finished.root / ".run" / f"log-{number}").read_bytes()
+        assert not [name for name, value in secrets.items() if value in content], log.uri
+    assert number > 5
+
+
+def test_secret_files_are_their_owners_alone(up):
+    folder = up.root / ".run" / "secrets"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()}
+    assert set(modes.values()) == {0o600}
+    assert {"airflow.json", "mlflow.json", "mlflow-client.env", "database.secret"} <= set(modes)
+
+
+def test_a_stage_is_told_the_mlflow_account_and_nothing_of_the_servers(finished):
+    assert finished.stage_environments
+    secrets = finished.secrets()
+    mine = {"mlflow.json:pipeline", "S3"}
+    for environment in finished.stage_environments:
+        assert {name for name, value in secrets.items() if value in environment} <= mine
+        assert b"\0AIRFLOW" not in environment
+    assert any(b"MLFLOW_TRACKING_USERNAME=pipeline" in e for e in finished.stage_environments)
+
+
+def test_everything_listens_on_loopback_only(up):
+    ours = processes.members(up.stack.groups(), stacks._mark(up.root)) | {
+        p.pid for p in up.stack.processes if p.name == "postgres"
+    }
+    listening = [
+        c for c in psutil.net_connections("inet") if c.status == psutil.CONN_LISTEN and c.pid in ours
+    ]
+    assert len(listening) >= 4
+    assert {connection.laddr.ip for connection in listening} == {"127.0.0.1"}
+
+
+def test_the_other_stack_is_refused_while_this_one_runs(up):
+    with pytest.raises(stacks.ServiceFailed, match="the production stack runs here: `make down` stops it"):
+        stacks.up(up.root, lambda _: None)
+    assert stacks.up(up.root, lambda _: None, stacks.Kind.PRODUCTION) == up.stack
+
+
+def test_down_stops_all_of_it(up):
+    """The last test of the stack: nothing that it started runs on."""
+    groups = up.stack.groups()
+    (database,) = (p for p in up.stack.processes if p.name == "postgres")
+    stacks.down(up.root, lambda _: None)
+    assert processes.members(groups, stacks._mark(up.root)) == set()
+    assert stacks.born(database.pid) is None
+    assert not (postgres.data_directory(up.root) / "postmaster.pid").exists()
+
+
+def test_a_server_that_is_given_is_used_and_left_running(open_directory, monkeypatch):
+    """`R1_POSTGRES_URL`: here the server of one checkout is given to another, which has none of its own."""
+    owner, guest = open_directory / "owner", open_directory / "guest"
+    server, _ = postgres.start_server(owner, stacks._free_port(0))
+    try:
+        address = server.url("postgres").replace("postgresql+psycopg2", "postgresql")
+        monkeypatch.setenv(postgres.URL, address)
+        started: list = []
+        said: list[str] = []
+        assert stacks._database(guest, started, said.append) == server
+        assert stacks._database(guest, started, said.append) == server  # the databases are there now
+        assert started == []
+        assert server.password not in repr(server) + "".join(said)
+        wrong = postgres.Server(server.host, server.port, server.user, "not-the-password")
+        with pytest.raises(postgres.DatabaseFailed, match=r"may make them \(CREATEDB\)") as refused:
+            postgres.ensure_databases(wrong)
+        assert "not-the-password" not in str(refused.value)
+        assert postgres.stop_server(guest) is False
+        # What `make down` finds without any note of a start, after a crash say.
+        assert postgres.stop_server(owner) is True
+        log = (owner / ".run/logs/postgres.log").read_text()
+        assert "database system is shut down" in log
+        assert server.password not in log
+    finally:
+        postgres.stop_server(owner)
