@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export DS_ACCELERATOR ?= cpu
 
-.PHONY: help setup setup-gpu demo up down status repro test test-fast mutation check secrets format claims bench bench-setup test-e2e test-faults lock deps browser slurm clean
+.PHONY: help setup setup-gpu demo up down status repro test test-fast mutation check secrets format claims bench bench-setup test-e2e test-faults lock deps browser slurm postgres clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
@@ -34,7 +34,7 @@ status: ## what runs, where
 repro: setup ## the whole pipeline without any server: dvc repro
 	@$(PY) -m dvc repro
 
-test: setup browser slurm ## all tests: unit, golden, invariants, security, integration (real services)
+test: setup browser slurm postgres ## all tests: unit, golden, invariants, security, integration (real services)
 	@$(PY) -m pytest tests/unit tests/golden tests/invariants tests/architecture tests/security tests/faults tests/integration -m "not e2e" $(ARGS)
 
 test-fast: setup ## the tests that start no service (about two minutes)
@@ -85,6 +85,13 @@ slurm: ## Slurm and munge for the launcher's tests, which start them on loopback
 	  || { echo "slurm: not installed, and only root on a Debian can: its tests will be skipped"; exit 0; }; \
 	which slurmctld slurmd sbatch munged >/dev/null 2>&1 || { apt-get update -qq && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null; }
+
+postgres: ## PostgreSQL for `make up STACK=production` and its test (Debian's package; needs root once)
+	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; } \
+	  || { echo "postgres: not installed, and only root on a Debian can: its tests will be skipped"; exit 0; }; \
+	ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || { mkdir -p /etc/postgresql-common/createcluster.d && \
+	  echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.d/r1.conf && apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql >/dev/null; }
 
 clean: down ## remove what runs left behind (keeps .venv and DVC's cache)
 	rm -rf runs checkpoints .run reports data models

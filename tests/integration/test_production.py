@@ -27,17 +27,15 @@ from pipeline_lib.orchestration.links import basic
 from pipeline_lib.services import accounts, postgres, production
 from pipeline_lib.services import stack as stacks
 from pipeline_lib.services.airflow_api import AirflowApi, AirflowRefused, Login
-from pipeline_lib.storage import s3
-from tests.integration import test_s3
+from tests import seaweed
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fixtures" / "tiny_pipeline"))
 from build_tiny import build
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 DAG, RUN = "deepseek_r1", "green"
-LOGS = "s3://r1-test/task-logs"
+LOGS = f"s3://{seaweed.BUCKET}/task-logs"
 RUN_TIMEOUT_S = 1500.0
-storage = test_s3.server
 
 
 @dataclass
@@ -57,7 +55,7 @@ class Production:
         found |= {f.name: f.read_bytes() for f in (self.root / ".run" / "airflow").glob("*.secret")}
         for file in folder.glob("*.json"):
             found |= {f"{file.name}:{k}": v.encode() for k, v in json.loads(file.read_text()).items()}
-        return found | {"S3": test_s3.SECRET.encode()}
+        return found | {"S3": seaweed.SECRET.encode()}
 
     def look_at_processes(self) -> None:
         """Note every command line of the machine, and the environment of processes that work for a stage."""
@@ -87,13 +85,21 @@ def open_directory() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def up(open_directory: Path, storage: str) -> Iterator[Production]:
+def storage(open_directory: Path) -> Iterator[seaweed.Seaweed]:
+    """An S3 server with one bucket."""
+    home = open_directory / "s3"
+    home.mkdir()
+    with seaweed.seaweed(home) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def up(open_directory: Path, storage: seaweed.Seaweed) -> Iterator[Production]:
     """The stack over a new tiny project, with its task logs in S3."""
     root = build(open_directory / "project")
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("AWS_ENDPOINT_URL_S3", storage)
-        environment.setenv("AWS_ACCESS_KEY_ID", test_s3.KEY)
-        environment.setenv("AWS_SECRET_ACCESS_KEY", test_s3.SECRET)
+        for name, value in storage.environment.items():
+            environment.setenv(name, value)
         environment.setenv(production.TASK_LOGS, LOGS)
         environment.delenv(postgres.URL, raising=False)
         said: list[str] = []
@@ -193,15 +199,15 @@ def test_the_mlflow_link_of_a_task_leads_to_its_run(finished):
     assert _status(_as_pipeline(finished, page)) == 200
 
 
-def test_a_log_is_shown_from_s3_when_its_file_is_gone(finished):
+def test_a_log_is_shown_from_s3_when_its_file_is_gone(finished, storage):
     said = "train_r1_zero: COMPUTED"
     path = f"/dags/{DAG}/dagRuns/{RUN}/taskInstances/train_r1_zero/logs/1?full_content=true"
     local = finished.root / ".run" / "airflow" / "logs" / f"dag_id={DAG}" / f"run_id={RUN}"
     assert list(local.rglob("*.log"))
     shutil.rmtree(local)
     assert said in json.dumps(finished.operator.get(path))
-    (log,) = [o for o in s3.list_objects(LOGS) if "task_id=train_r1_zero/" in o.uri.key]
-    s3._client().delete_object(Bucket=log.uri.bucket, Key=log.uri.key)
+    (log,) = (key for key in storage.keys("task-logs") if "task_id=train_r1_zero/" in key)
+    storage.client().delete_object(Bucket=seaweed.BUCKET, Key=log)
     assert said not in json.dumps(finished.operator.get(path))  # so it did come from there
 
 
@@ -233,7 +239,7 @@ def test_mlflow_refuses_foreign_hosts_and_origins(up):
     assert _status(search) == 403
 
 
-def test_no_secret_is_in_a_log_a_command_or_the_worktree(finished):
+def test_no_secret_is_in_a_log_a_command_or_the_worktree(finished, storage):
     finished.look_at_processes()
     secrets = finished.secrets()
     assert len(secrets) >= 12
@@ -247,11 +253,11 @@ def test_no_secret_is_in_a_log_a_command_or_the_worktree(finished):
                 read += 1
                 assert not [name for name, value in secrets.items() if value in content], file
     assert read > 20
-    for number, log in enumerate(s3.list_objects(LOGS)):
-        s3.download(str(log.uri), finished.root / ".run" / f"log-{number}")
-        content = (finished.root / ".run" / f"log-{number}").read_bytes()
-        assert not [name for name, value in secrets.items() if value in content], log.uri
-    assert number > 5
+    uploaded = storage.keys("task-logs")
+    assert len(uploaded) > 5
+    for key in uploaded:
+        content = storage.body(key)
+        assert not [name for name, value in secrets.items() if value in content], key
 
 
 def test_secret_files_are_their_owners_alone(up):
