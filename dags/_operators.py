@@ -152,7 +152,9 @@ class StageOperator(BaseOperator):
             self.log.info("the task is %s now; stopping its stage, SIGTERM first", *(state or ["unknown"]))
             attempt.ask_to_stop()
         if not attempt.asked_to_stop():
-            raise AirflowException(f"this worker has to end; {self.address} goes on, the next attempt finds it")
+            raise AirflowException(
+                f"this worker has to end; {self.address} goes on, the next attempt finds it"
+            )
 
     def _conclude(self, ti: Any, run: str, outcome: Outcome) -> str:
         """Make of the outcome what Airflow understands: a return value, a failure that is retried, one that is not."""

@@ -207,9 +207,7 @@ def log_path(worktree: Path, address: str) -> Path:
 
 
 def _lost(address: str, why: str) -> Outcome:
-    return Outcome(
-        exit_code=1, message=f"{address}: its process is gone and left no outcome: {why.strip()}"
-    )
+    return Outcome(exit_code=1, message=f"{address}: its process is gone and left no outcome: {why.strip()}")
 
 
 def _spawn(worktree: Path, address: str, env: Mapping[str, str], lock: int) -> Attempt:
@@ -223,11 +221,15 @@ def _spawn(worktree: Path, address: str, env: Mapping[str, str], lock: int) -> A
     attempt.heartbeat.touch()
     attempt.attended.touch()
     (state / "current").write_text(attempt.id, encoding="utf-8")
+    module = (
+        sys.executable,
+        "-P",
+        "-m",
+        "pipeline_lib.orchestration.supervise",
+    )  # -P: this code, whatever lies about
     with (attempt.folder / "supervisor.log").open("wb") as log:
         subprocess.Popen(
-            # -P: what is imported is this code and not what lies where the process works
-            [sys.executable, "-P", "-m", "pipeline_lib.orchestration.supervise"]
-            + [str(worktree), address, attempt.id, str(lock)],
+            [*module, str(worktree), address, attempt.id, str(lock)],
             cwd=_SOURCE,
             env={**inherited_environment(), **env, "PYTHONPATH": _SOURCE},
             stdin=subprocess.DEVNULL,
@@ -241,9 +243,7 @@ def _spawn(worktree: Path, address: str, env: Mapping[str, str], lock: int) -> A
 
 def _current(worktree: Path, address: str) -> Attempt | None:
     file = _state(worktree, address) / "current"
-    return (
-        Attempt(worktree, address, file.read_text(encoding="utf-8").strip()) if file.exists() else None
-    )
+    return Attempt(worktree, address, file.read_text(encoding="utf-8").strip()) if file.exists() else None
 
 
 def _lives(attempt: Attempt) -> bool:

@@ -109,7 +109,9 @@ def _run(run: StageRun, log: _Log) -> Outcome:
 def main(arguments: list[str]) -> int:
     """Run the attempt that `detached.start` made room for; return the stage's exit code."""
     worktree, address, name, lock = arguments
-    os.set_inheritable(int(lock), False)  # the stage's own processes may outlive us for a moment; the lock may not
+    os.set_inheritable(
+        int(lock), False
+    )  # the stage's own processes may outlive us for a moment; the lock may not
     seconds = float(os.environ.get(UNATTENDED, UNATTENDED_S))
     return supervise(Attempt(Path(worktree), address, name), seconds).exit_code
 

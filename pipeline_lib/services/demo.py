@@ -18,8 +18,8 @@ from rich.live import Live
 from rich.text import Text
 
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.orchestration.links import TrackingServer
 from pipeline_lib.orchestration.detached import log_path
+from pipeline_lib.orchestration.links import TrackingServer
 from pipeline_lib.orchestration.worktree import run_name, worktree_path
 from pipeline_lib.services import stack as stacks
 from pipeline_lib.services.airflow_api import AirflowApi
@@ -165,7 +165,9 @@ def _lines(instances: Iterable[Mapping[str, Any]], notes: _Notes) -> list[StageL
     for instance in sorted(instances, key=begun):
         item = instance.get("rendered_map_index")
         name = f"{instance['task_id']}@{item}" if item else instance["task_id"]
-        seconds = instance["duration"] or (_since(instance) if instance["state"] in ("running", "deferred") else 0.0)
+        seconds = instance["duration"] or (
+            _since(instance) if instance["state"] in ("running", "deferred") else 0.0
+        )
         lines.append(StageLine(name, instance["state"] or "waiting", seconds, notes.of(instance)))
     return lines
 

@@ -98,7 +98,11 @@ def services(root: Path, ports: Mapping[str, int]) -> tuple[Service, ...]:
         Service("airflow-api", (*airflow, "api-server"), url(ports["airflow"]) + "/api/v2/version"),
         Service("airflow-scheduler", (*airflow, "scheduler", "--skip-serve-logs"), None),
         Service("airflow-dag-processor", (*airflow, "dag-processor"), None),
-        *([Service("airflow-triggerer", (*airflow, "triggerer", "--skip-serve-logs"), None)] if deferrable() else []),
+        *(
+            [Service("airflow-triggerer", (*airflow, "triggerer", "--skip-serve-logs"), None)]
+            if deferrable()
+            else []
+        ),
     )
 
 

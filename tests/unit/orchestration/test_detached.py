@@ -69,7 +69,9 @@ def _start(repo: Path, lines: list[str] | None = None, **env: str) -> Attempt:
     return detached.start(repo, "s", env, [].append if lines is None else lines.append)
 
 
-def _follow(attempt: Attempt, reader: str | None = None, follower: Follower | None = None) -> tuple[list[str], Outcome]:
+def _follow(
+    attempt: Attempt, reader: str | None = None, follower: Follower | None = None
+) -> tuple[list[str], Outcome]:
     follower = follower or Follower(attempt, reader)
     lines: list[str] = []
     deadline = time.monotonic() + 120
@@ -181,11 +183,12 @@ def test_sigterm_to_the_supervisor_is_a_preemption(repo):
 
 
 def test_a_stage_that_nobody_follows_stops_in_the_end(repo):
-    attempt = _start(repo, **{supervise.UNATTENDED: "3"})
+    attempt = _start(repo, **{supervise.UNATTENDED: "4"})
+    _until(lambda: (attempt.attended.touch(), _copies(repo))[1])
     _until(lambda: attempt.outcome())
     lines, outcome = _follow(attempt)
     assert outcome.exit_code == 75
-    assert any("nobody has followed it for 3 s" in line for line in lines)
+    assert any("nobody has followed it for 4 s" in line for line in lines)
 
 
 def test_a_killed_supervisor_is_a_lost_stage_and_leaves_nothing_running(repo, monkeypatch):
