@@ -1,6 +1,6 @@
 """Whatever of Airflow is killed, a stage runs on, once: worker, scheduler, triggerer, API server; deferred and not.
 
-The real services over the tiny pipeline, with two workers and with timeouts of seconds where Airflow's own are minutes.
+The real services over the tiny pipeline, with two workers; the scheduler looks for orphaned tasks every five seconds, not minutes.
 The stage `train_r1_zero` runs until its worktree has a file `.run/end` and notes each copy of itself in `.run/copies`.
 """
 
@@ -28,9 +28,6 @@ PATIENCE_S = 600.0
 QUICK = {
     "AIRFLOW__CORE__PARALLELISM": "2",
     "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
-    "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "10",
-    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
-    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
 }
 LONG = {"r1_zero_steps": 100_000}
 
@@ -237,8 +234,13 @@ def test_worker_and_scheduler_are_killed_and_a_stage_that_is_waited_for_goes_on(
     waiting.require_whole_log("four")
 
 
-def test_mark_failed_stops_a_stage_that_is_waited_for(waiting):
+def test_clear_and_mark_failed_stop_a_stage_that_is_waited_for(waiting):
     waiting.api.trigger(DAG, {"r1_zero_steps": 77_777}, "five")
-    waiting.until_runs("five", "running")
+    pid = waiting.until_runs("five", "running")
+    waiting.clear("five", STAGE)
+    waiting.until(lambda: len(waiting.copies("five")) == 2, "it is computed again")
+    assert pid not in waiting.alive("five")
+    waiting.until(lambda: waiting.state("five") == "running", "it runs")
     waiting.mark("five", "failed")
     waiting.until(lambda: not waiting.alive("five"), "nothing of the stage is left")
+    assert len(waiting.copies("five")) == 2
