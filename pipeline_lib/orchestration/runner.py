@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TextIO
 
 from pipeline_lib.errors import EXIT_BAD_INPUT, EXIT_GATE_FAILED, EXIT_PREEMPTED, PipelineError
 from pipeline_lib.orchestration import processes
@@ -75,9 +74,14 @@ class StageFailed(PipelineError):
         return self.exit_code == EXIT_PREEMPTED
 
 
+def inherited_environment() -> dict[str, str]:
+    """Return our own environment without Airflow's secrets: what a stage, and who watches over it, may know."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(_SECRET_PREFIXES)}
+
+
 def stage_environment(worktree: Path, address: str, extra: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a stage: ours, without Airflow's secrets, with the worktree's code first."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(_SECRET_PREFIXES)}
+    env = inherited_environment()
     venv_bin = str(Path(sys.executable).parent)
     env.update(
         PATH=os.pathsep.join([venv_bin, env.get("PATH", os.defpath)]),
@@ -148,9 +152,8 @@ class StageRun:
         reaper.start()
         try:
             assert process.stdout is not None
-            with _log_file(self._worktree, self._address).open("w", encoding="utf-8") as copy:
-                for line in process.stdout:
-                    output.add(line.rstrip(), copy)
+            for line in process.stdout:
+                output.add(line.rstrip())
             code = process.wait()
         finally:
             if process.poll() is None:
@@ -234,12 +237,10 @@ class _Output:
         self.last: list[str] = []
         self._address, self._on_line, self._keep = address, on_line, keep
 
-    def add(self, line: str, copy: TextIO) -> None:
+    def add(self, line: str) -> None:
         if line:
             self.how = _how(line, self._address) or self.how
             self.last = [*self.last[1 - self._keep :], line]
-            copy.write(line + "\n")
-            copy.flush()
             self._on_line(line)
 
     @property
@@ -274,17 +275,6 @@ def _failure(address: str, dvc_code: int, exit_file: Path, output: _Output) -> S
 
 def _exit_file(worktree: Path, address: str) -> Path:
     return worktree / ".run" / "exit" / f"{address}.json"
-
-
-def log_path(worktree: Path, address: str) -> Path:
-    """Return the file that holds the output of the latest attempt at a stage."""
-    return worktree / ".run" / "log" / f"{address}.log"
-
-
-def _log_file(worktree: Path, address: str) -> Path:
-    path = log_path(worktree, address)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def _mark(worktree: Path, address: str) -> str:

@@ -40,6 +40,20 @@ def test_everything_listens_on_loopback_and_secrets_are_private(root):
     assert commands["mlflow"][commands["mlflow"].index("--host") + 1] == "127.0.0.1"
 
 
+@pytest.mark.parametrize(("asked", "there"), [(None, False), ("False", False), ("True", True)])
+def test_a_triggerer_is_there_where_stages_defer(root, monkeypatch, asked, there):
+    monkeypatch.delenv(settings.DEFERRABLE, raising=False)
+    monkeypatch.setenv("AIRFLOW__CORE__PARALLELISM", "99")  # nothing else of Airflow's is taken over
+    if asked:
+        monkeypatch.setenv(settings.DEFERRABLE, asked)
+    env = settings.environment(root, PORTS)
+    assert env[settings.DEFERRABLE] == str(there)
+    assert env["AIRFLOW__CORE__PARALLELISM"] != "99"
+    commands = {service.name: service.command for service in settings.services(root, PORTS)}
+    assert ("airflow-triggerer" in commands) is there
+    assert "--skip-serve-logs" in commands.get("airflow-triggerer", ("--skip-serve-logs",))
+
+
 def test_a_taken_port_is_replaced():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
