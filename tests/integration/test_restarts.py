@@ -46,7 +46,7 @@ class _Airflow(Services):
     def start(self, name: str, **env: str) -> None:
         """Start it again, on its port."""
         (service,) = [s for s in settings.services(self.root, self.stack.ports) if s.name == name]
-        environment = {**stacks.environment(self.root, self.stack.ports), **env}
+        environment = {**settings.environment(self.root, self.stack.ports), **env}
         self._later[name] = stacks._start(self.root, service, environment).pid
 
     def _pids(self) -> dict[str, int]:
@@ -114,8 +114,8 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Airflow]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(settings.DEFERRABLE, "True")
         patch.setattr(stacks, "PREFERRED_PORTS", dict.fromkeys(stacks.PREFERRED_PORTS, 0))  # any free one
-        usual = stacks.environment
-        patch.setattr(stacks, "environment", lambda root, ports: {**usual(root, ports), **QUICK})
+        usual = settings.environment
+        patch.setattr(settings, "environment", lambda root, ports: {**usual(root, ports), **QUICK})
         root = build(tmp_path_factory.mktemp("restarts") / "project")
         stack = stacks.up(root)
         try:
