@@ -193,7 +193,6 @@ def _create_cluster(initdb: Path, data: Path, password: str, user: str | None) -
     making = data.with_name("data.new")
     shutil.rmtree(making, ignore_errors=True)
     command = [str(initdb), "-D", str(making), "-U", SUPERUSER, "--auth=scram-sha-256", "--pwprompt"]
-    as_user: dict[str, Any] = {"user": user, "group": user, "extra_groups": []} if user else {}
     done = subprocess.run(
         [*command, "--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions"],
         input=f"{password}\n{password}\n",  # without a terminal initdb reads the password here
@@ -202,7 +201,9 @@ def _create_cluster(initdb: Path, data: Path, password: str, user: str | None) -
         start_new_session=True,
         cwd="/",
         check=False,
-        **as_user,
+        user=user,
+        group=user,
+        extra_groups=[] if user else None,
     )
     if done.returncode != 0:
         raise DatabaseFailed(f"initdb failed: {' '.join(done.stderr.split())[-500:]}")

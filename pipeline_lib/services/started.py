@@ -28,7 +28,6 @@ def start(
     """Start a service in a session of its own; its output goes to .run/logs/<name>.log."""
     log = log_path(root, name)
     log.parent.mkdir(parents=True, exist_ok=True)
-    as_user = {"user": user, "group": user, "extra_groups": []} if user else {}
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
@@ -38,7 +37,9 @@ def start(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            **as_user,
+            user=user,
+            group=user,
+            extra_groups=[] if user else None,
         )
     return Started(name, process.pid, born(process.pid) or "")
 

@@ -54,6 +54,17 @@ def test_a_triggerer_is_there_where_stages_defer(root, monkeypatch, asked, there
     assert "--skip-serve-logs" in commands.get("airflow-triggerer", ("--skip-serve-logs",))
 
 
+@pytest.mark.parametrize(("name", "told"), [("files", False), ("airflow-api", True)])
+def test_only_airflow_is_told_airflows_settings(root, name, told):
+    env = {"PATH": os.environ["PATH"], "AIRFLOW__API__SECRET_KEY": "x", "BOTH": "shared"}
+    service = settings.Service(name, ("env",), None, {"BOTH": "its own"})
+    started = stack._start(root, service, env)
+    os.waitpid(started.pid, 0)
+    output = stack.log_path(root, name).read_text()
+    assert ("AIRFLOW__API__SECRET_KEY=x" in output) is told
+    assert "BOTH=its own" in output
+
+
 def test_a_taken_port_is_replaced():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
