@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,8 @@ def test_only_airflow_is_told_airflows_settings(root, name, told):
     env = {"PATH": os.environ["PATH"], "AIRFLOW__API__SECRET_KEY": "x", "BOTH": "shared"}
     service = settings.Service(name, ("env",), None, {"BOTH": "its own"})
     started = stack._start(root, service, env)
-    os.waitpid(started.pid, 0)
+    while stack.born(started.pid) == started.born:
+        time.sleep(0.01)
     output = stack.log_path(root, name).read_text()
     assert ("AIRFLOW__API__SECRET_KEY=x" in output) is told
     assert "BOTH=its own" in output
