@@ -24,7 +24,7 @@ from pipeline_lib.services.settings import HOST
 from pipeline_lib.services.started import Started, born, log_path, start, tail
 
 URL = "R1_POSTGRES_URL"
-"""Environment variable: postgresql://user:password@host:port of a server that is there already."""
+"""Environment variable: the address of a server that is there already (`Server.parse` says how to write it)."""
 
 ROLE = "r1"
 """Who owns the databases: may make databases, is no superuser."""
