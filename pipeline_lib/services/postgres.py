@@ -50,7 +50,7 @@ class Server:
 
     @classmethod
     def parse(cls, url: str) -> Server:
-        """Read postgresql://user:password@host[:port]; the error does not repeat it, it holds a password."""
+        """Read an address with user, password and host; the error does not repeat it, it holds a password."""
         parts = urlsplit(url)
         if parts.scheme != "postgresql" or not parts.hostname or not parts.username or parts.password is None:
             raise DatabaseFailed(f"{URL}: write it as postgresql://user:password@host:port")
