@@ -53,7 +53,7 @@ class Server:
         """Read an address with user, password and host; the error does not repeat it, it holds a password."""
         parts = urlsplit(url)
         if parts.scheme != "postgresql" or not parts.hostname or not parts.username or parts.password is None:
-            raise DatabaseFailed(f"{URL}: write it as postgresql://user:password@host:port")
+            raise DatabaseFailed(f"{URL}: write it as postgresql:// with user:password@host:port")
         return cls(parts.hostname, parts.port or 5432, unquote(parts.username), unquote(parts.password))
 
     def url(self, database: str) -> str:
