@@ -13,7 +13,6 @@ from typing import Any
 
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from airflow.triggers.base import BaseTrigger, TriggerEvent
-from asgiref.sync import sync_to_async
 
 from pipeline_lib.orchestration.detached import Attempt, Follower
 
@@ -24,10 +23,7 @@ GONE = "gone"
 
 
 def state_in_airflow(ti: Any) -> str | None:
-    """Return the state the task has now, whichever attempt it is in; `GONE` where it was deleted.
-
-    Works in a task's process and, off its event loop, in the triggerer.
-    """
+    """Return the state the task has now, whichever attempt it is in; `GONE` where it was deleted. For a task's process."""
     states = RuntimeTaskInstance.get_task_states(
         dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
     )
@@ -48,6 +44,7 @@ class StageTrigger(BaseTrigger):
         self._arguments = {"worktree": worktree, "address": address, "attempt": attempt, "reader": reader}
         self._attempt = Attempt(Path(worktree), address, attempt)
         self._reader = reader
+        self._follower: Follower | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the path the triggerer imports, and the arguments."""
@@ -55,7 +52,7 @@ class StageTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Follow the process to its end. Looking at files may block where they are on a network: so in a thread."""
-        follower = await asyncio.to_thread(Follower, self._attempt, self._reader)
+        self._follower = follower = await asyncio.to_thread(Follower, self._attempt, self._reader)
         while True:
             lines, outcome = await asyncio.to_thread(follower.poll)
             for line in lines:
@@ -68,10 +65,10 @@ class StageTrigger(BaseTrigger):
     async def on_kill(self) -> None:
         """Stop the stage: the task was marked failed or successful, cleared or deleted.
 
-        Airflow 3.3 calls this also on a triggerer that was taken for dead, when another one has its triggers: the task
-        is deferred as before then, and its stage goes on.
+        Airflow 3.3 calls this also in a triggerer that was taken for dead, when another one has its triggers: that one follows the
+        stage by then. Airflow is not asked: in the triggerer that first loads an API server, which took longer than the 30 s it gives.
         """
-        if await sync_to_async(state_in_airflow)(self.task_instance) == "deferred":
+        if self._follower is not None and await asyncio.to_thread(self._follower.superseded):
             return
         self.log.info("stopping %s: SIGTERM first, so that it can write a checkpoint", self._attempt.address)
         await asyncio.to_thread(self._attempt.ask_to_stop)

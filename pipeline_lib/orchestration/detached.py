@@ -147,6 +147,14 @@ class Follower:
         self._offset = int(self._place.read_text()) if self._place and self._place.exists() else 0
         self._passed: deque[tuple[float, int]] = deque()
         self._beat: tuple[int, float] = (0, time.monotonic())
+        self._name = uuid.uuid4().hex
+        if attempt.folder.is_dir():
+            (attempt.folder / "follower").write_text(self._name)
+
+    def superseded(self) -> bool:
+        """True once somebody else has begun to follow the attempt."""
+        file = self._attempt.folder / "follower"
+        return file.exists() and file.read_text() != self._name
 
     def poll(self) -> tuple[list[str], Outcome | None]:
         """Return the new lines (all that were returned before are taken to be passed on), and the outcome after the last."""
