@@ -172,10 +172,13 @@ def test_mark_failed_stops_a_deferred_stage(airflow, deferred):
     assert airflow.copies("two") == [deferred["two"]]
 
 
-def test_deleting_the_run_stops_a_deferred_stage(airflow, deferred):
+def test_failing_and_deleting_the_run_stops_a_deferred_stage(airflow, deferred):
     airflow.until_runs("three", "deferred")
-    airflow.api.call("DELETE", f"/dags/{DAG}/dagRuns/three")
+    with pytest.raises(AirflowRefused, match="cannot be deleted in running state"):
+        airflow.api.call("DELETE", f"/dags/{DAG}/dagRuns/three")
+    airflow.api.call("PATCH", f"/dags/{DAG}/dagRuns/three", {"state": "failed"})
     airflow.until(lambda: not airflow.alive("three"), "nothing of the stage is left")
+    airflow.api.call("DELETE", f"/dags/{DAG}/dagRuns/three")
 
 
 def test_cleared_stages_are_restored_or_unchanged_and_not_computed_again(airflow, deferred):
