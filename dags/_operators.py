@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from _triggers import GONE, StageTrigger, state_in_airflow
+from _triggers import StageTrigger
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.configuration import conf
@@ -30,6 +30,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 ERROR_KEY = "error"
 """XCom key of a failed task's message, for those who read it over the REST API."""
+
+GONE = "gone"
+"""Instead of a state: Airflow knows the task instance no more."""
 
 ENDED_BY_A_PERSON = ("failed", "success", "skipped", "removed", "restarting", GONE)
 """States of a task whose worker is told to end that mean: somebody wants its stage stopped. In any other state Airflow gave the
@@ -145,7 +148,7 @@ class StageOperator(BaseOperator):
         """
         self._told_to_end = False
         state: list[str | None] = []
-        question = threading.Thread(target=lambda: state.append(state_in_airflow(ti)), daemon=True)
+        question = threading.Thread(target=lambda: state.append(_state(ti)), daemon=True)
         question.start()
         question.join(ANSWER_S)
         if not state or state[0] in ENDED_BY_A_PERSON:
@@ -204,6 +207,15 @@ class StageOperator(BaseOperator):
                     self.data_docs_url = f"{page}/artifacts"
         except links.MlflowUnreachable as error:
             self.log.warning("the MLflow link stays a search: %s", error)
+
+
+def _state(ti: Any) -> str | None:
+    """Return the state the task has now, whichever attempt it is in; `GONE` where it was deleted."""
+    states = ti.get_task_states(
+        dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
+    )
+    state = next(iter(states.get(ti.run_id, {}).values()), GONE)
+    return None if state is None else str(state)
 
 
 class PromotionApproval(ApprovalOperator):

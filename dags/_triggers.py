@@ -11,24 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from pipeline_lib.orchestration.detached import Attempt, Follower
 
 POLL_S = 1.0
-
-GONE = "gone"
-"""Instead of a state: Airflow knows the task instance no more."""
-
-
-def state_in_airflow(ti: Any) -> str | None:
-    """Return the state the task has now, whichever attempt it is in; `GONE` where it was deleted. For a task's process."""
-    states = RuntimeTaskInstance.get_task_states(
-        dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
-    )
-    state = next(iter(states.get(ti.run_id, {}).values()), GONE)
-    return None if state is None else str(state)
 
 
 class StageTrigger(BaseTrigger):
