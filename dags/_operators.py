@@ -38,6 +38,9 @@ ENDED_BY_A_PERSON = ("failed", "success", "skipped", "removed", "restarting", GO
 """States of a task whose worker is told to end that mean: somebody wants its stage stopped. In any other state Airflow gave the
 task to another attempt (a scheduler that was restarted, heartbeats that came late), or only this worker is being shut down."""
 
+HERE_S = 10.0
+"""A stage that is over sooner (most that are restored) is not worth a deferral, which costs two starts of a worker."""
+
 ANSWER_S = 2.5
 """How long a worker that has to end waits for Airflow to say why."""
 
@@ -109,10 +112,12 @@ class StageOperator(BaseOperator):
         attempt = detached.start(worktree, self.address, {"R1_PIPELINE_RUN": run}, self._say)
         if self._told_to_end:
             self._end_early(ti, attempt)
-        if self.deferrable:
-            trigger = StageTrigger(str(worktree), self.address, attempt.id, reader=str(ti.try_number))
+        reader = str(ti.try_number) if self.deferrable else None
+        outcome = self._follow(ti, attempt, reader)
+        if outcome is None:
+            trigger = StageTrigger(str(worktree), self.address, attempt.id, str(reader))
             self.defer(trigger=trigger, method_name="execute_complete")
-        return self._conclude(ti, run, self._follow(ti, attempt))
+        return self._conclude(ti, run, outcome)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> str:
         """Go on when the trigger has fired: with the outcome of the stage."""
@@ -128,9 +133,10 @@ class StageOperator(BaseOperator):
     def _say(self, line: str) -> None:
         self.log.info("%s", line)
 
-    def _follow(self, ti: Any, attempt: Attempt) -> Outcome:
-        """Hand on the stage's output until it ends."""
-        follower = detached.Follower(attempt)
+    def _follow(self, ti: Any, attempt: Attempt, reader: str | None) -> Outcome | None:
+        """Hand on the stage's output until it ends; for a `reader`, a trigger that is to go on, only for the first seconds."""
+        follower = detached.Follower(attempt, reader)
+        until = time.monotonic() + HERE_S
         while True:
             lines, outcome = follower.poll()
             for line in lines:
@@ -139,6 +145,9 @@ class StageOperator(BaseOperator):
                 return outcome
             if self._told_to_end:
                 self._end_early(ti, attempt)
+            if reader is not None and time.monotonic() > until:
+                follower.leave()
+                return None
             time.sleep(0.5)
 
     def _end_early(self, ti: Any, attempt: Attempt) -> None:

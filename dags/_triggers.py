@@ -6,6 +6,7 @@ The triggerer imports it as `dags._triggers`, from PYTHONPATH; nothing heavy, it
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,10 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from pipeline_lib.orchestration.detached import Attempt, Follower
 
 POLL_S = 1.0
+
+SETTLED_S = 10.0
+"""No event sooner. Airflow 3.3.2 takes a task for killed, and uses up a retry, if it is resumed before the scheduler has heard that the
+worker which deferred it has ended ("reported ... finished with state success, but the task instance's state attribute is queued")."""
 
 
 class StageTrigger(BaseTrigger):
@@ -40,11 +45,13 @@ class StageTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Follow the process to its end. Looking at files may block where they are on a network: so in a thread."""
         self._follower = follower = await asyncio.to_thread(Follower, self._attempt, self._reader)
+        settled = time.monotonic() + SETTLED_S
         while True:
             lines, outcome = await asyncio.to_thread(follower.poll)
             for line in lines:
                 self.log.info("%s", line)
             if outcome is not None:
+                await asyncio.sleep(max(0.0, settled - time.monotonic()))
                 yield TriggerEvent(asdict(outcome))
                 return
             await asyncio.sleep(POLL_S if not lines else POLL_S / 4)
