@@ -174,6 +174,10 @@ def test_mark_failed_stops_a_deferred_stage(airflow, deferred):
 
 def test_failing_and_deleting_the_run_stops_a_deferred_stage(airflow, deferred):
     airflow.until_runs("three", "deferred")
+    taken_up = lambda: any(line.startswith("trigger ") for line in airflow.log("three"))  # noqa: E731
+    airflow.until(
+        taken_up, "the triggerer follows it"
+    )  # before, nobody hears of it, and the stage's hour has to end
     with pytest.raises(AirflowRefused, match="cannot be deleted in running state"):
         airflow.api.call("DELETE", f"/dags/{DAG}/dagRuns/three")
     airflow.api.call("PATCH", f"/dags/{DAG}/dagRuns/three", {"state": "failed"})
