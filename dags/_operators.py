@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from _triggers import GONE, StageTrigger, state_in_airflow
+from _triggers import StageTrigger
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.configuration import conf
@@ -31,9 +31,15 @@ ROOT = Path(__file__).resolve().parents[1]
 ERROR_KEY = "error"
 """XCom key of a failed task's message, for those who read it over the REST API."""
 
+GONE = "gone"
+"""Instead of a state: Airflow knows the task instance no more."""
+
 ENDED_BY_A_PERSON = ("failed", "success", "skipped", "removed", "restarting", GONE)
 """States of a task whose worker is told to end that mean: somebody wants its stage stopped. In any other state Airflow gave the
 task to another attempt (a scheduler that was restarted, heartbeats that came late), or only this worker is being shut down."""
+
+HERE_S = 10.0
+"""A stage that is over sooner (most that are restored) is not worth a deferral, which costs two starts of a worker."""
 
 ANSWER_S = 2.5
 """How long a worker that has to end waits for Airflow to say why."""
@@ -106,10 +112,12 @@ class StageOperator(BaseOperator):
         attempt = detached.start(worktree, self.address, {"R1_PIPELINE_RUN": run}, self._say)
         if self._told_to_end:
             self._end_early(ti, attempt)
-        if self.deferrable:
-            trigger = StageTrigger(str(worktree), self.address, attempt.id, reader=str(ti.try_number))
+        reader = str(ti.try_number) if self.deferrable else None
+        outcome = self._follow(ti, attempt, reader)
+        if outcome is None:
+            trigger = StageTrigger(str(worktree), self.address, attempt.id, str(reader))
             self.defer(trigger=trigger, method_name="execute_complete")
-        return self._conclude(ti, run, self._follow(ti, attempt))
+        return self._conclude(ti, run, outcome)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> str:
         """Go on when the trigger has fired: with the outcome of the stage."""
@@ -125,9 +133,10 @@ class StageOperator(BaseOperator):
     def _say(self, line: str) -> None:
         self.log.info("%s", line)
 
-    def _follow(self, ti: Any, attempt: Attempt) -> Outcome:
-        """Hand on the stage's output until it ends."""
-        follower = detached.Follower(attempt)
+    def _follow(self, ti: Any, attempt: Attempt, reader: str | None) -> Outcome | None:
+        """Hand on the stage's output until it ends; for a `reader`, a trigger that is to go on, only for the first seconds."""
+        follower = detached.Follower(attempt, reader)
+        until = time.monotonic() + HERE_S
         while True:
             lines, outcome = follower.poll()
             for line in lines:
@@ -136,6 +145,9 @@ class StageOperator(BaseOperator):
                 return outcome
             if self._told_to_end:
                 self._end_early(ti, attempt)
+            if reader is not None and time.monotonic() > until:
+                follower.leave()
+                return None
             time.sleep(0.5)
 
     def _end_early(self, ti: Any, attempt: Attempt) -> None:
@@ -145,7 +157,7 @@ class StageOperator(BaseOperator):
         """
         self._told_to_end = False
         state: list[str | None] = []
-        question = threading.Thread(target=lambda: state.append(state_in_airflow(ti)), daemon=True)
+        question = threading.Thread(target=lambda: state.append(_state(ti)), daemon=True)
         question.start()
         question.join(ANSWER_S)
         if not state or state[0] in ENDED_BY_A_PERSON:
@@ -204,6 +216,15 @@ class StageOperator(BaseOperator):
                     self.data_docs_url = f"{page}/artifacts"
         except links.MlflowUnreachable as error:
             self.log.warning("the MLflow link stays a search: %s", error)
+
+
+def _state(ti: Any) -> str | None:
+    """Return the state the task has now, whichever attempt it is in; `GONE` where it was deleted."""
+    states = ti.get_task_states(
+        dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
+    )
+    state = next(iter(states.get(ti.run_id, {}).values()), GONE)
+    return None if state is None else str(state)
 
 
 class PromotionApproval(ApprovalOperator):

@@ -6,33 +6,21 @@ The triggerer imports it as `dags._triggers`, from PYTHONPATH; nothing heavy, it
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from airflow.triggers.base import BaseTrigger, TriggerEvent
-from asgiref.sync import sync_to_async
 
 from pipeline_lib.orchestration.detached import Attempt, Follower
 
 POLL_S = 1.0
 
-GONE = "gone"
-"""Instead of a state: Airflow knows the task instance no more."""
-
-
-def state_in_airflow(ti: Any) -> str | None:
-    """Return the state the task has now, whichever attempt it is in; `GONE` where it was deleted.
-
-    Works in a task's process and, off its event loop, in the triggerer.
-    """
-    states = RuntimeTaskInstance.get_task_states(
-        dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
-    )
-    state = next(iter(states.get(ti.run_id, {}).values()), GONE)
-    return None if state is None else str(state)
+SETTLED_S = 10.0
+"""No event sooner. Airflow 3.3.2 takes a task for killed, and uses up a retry, if it is resumed before the scheduler has heard that the
+worker which deferred it has ended ("reported ... finished with state success, but the task instance's state attribute is queued")."""
 
 
 class StageTrigger(BaseTrigger):
@@ -48,6 +36,7 @@ class StageTrigger(BaseTrigger):
         self._arguments = {"worktree": worktree, "address": address, "attempt": attempt, "reader": reader}
         self._attempt = Attempt(Path(worktree), address, attempt)
         self._reader = reader
+        self._follower: Follower | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the path the triggerer imports, and the arguments."""
@@ -55,12 +44,14 @@ class StageTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Follow the process to its end. Looking at files may block where they are on a network: so in a thread."""
-        follower = await asyncio.to_thread(Follower, self._attempt, self._reader)
+        self._follower = follower = await asyncio.to_thread(Follower, self._attempt, self._reader)
+        settled = time.monotonic() + SETTLED_S
         while True:
             lines, outcome = await asyncio.to_thread(follower.poll)
             for line in lines:
                 self.log.info("%s", line)
             if outcome is not None:
+                await asyncio.sleep(max(0.0, settled - time.monotonic()))
                 yield TriggerEvent(asdict(outcome))
                 return
             await asyncio.sleep(POLL_S if not lines else POLL_S / 4)
@@ -68,10 +59,10 @@ class StageTrigger(BaseTrigger):
     async def on_kill(self) -> None:
         """Stop the stage: the task was marked failed or successful, cleared or deleted.
 
-        Airflow 3.3 calls this also on a triggerer that was taken for dead, when another one has its triggers: the task
-        is deferred as before then, and its stage goes on.
+        Airflow 3.3 calls this also in a triggerer that was taken for dead, when another one has its triggers: that one follows the
+        stage by then. Airflow is not asked: in the triggerer that first loads an API server, which took longer than the 30 s it gives.
         """
-        if await sync_to_async(state_in_airflow)(self.task_instance) == "deferred":
+        if self._follower is not None and await asyncio.to_thread(self._follower.superseded):
             return
         self.log.info("stopping %s: SIGTERM first, so that it can write a checkpoint", self._attempt.address)
         await asyncio.to_thread(self._attempt.ask_to_stop)

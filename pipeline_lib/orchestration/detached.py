@@ -147,6 +147,14 @@ class Follower:
         self._offset = int(self._place.read_text()) if self._place and self._place.exists() else 0
         self._passed: deque[tuple[float, int]] = deque()
         self._beat: tuple[int, float] = (0, time.monotonic())
+        self._name = uuid.uuid4().hex
+        if attempt.folder.is_dir():
+            (attempt.folder / "follower").write_text(self._name)
+
+    def superseded(self) -> bool:
+        """True once somebody else has begun to follow the attempt."""
+        file = self._attempt.folder / "follower"
+        return file.exists() and file.read_text() != self._name
 
     def poll(self) -> tuple[list[str], Outcome | None]:
         """Return the new lines (all that were returned before are taken to be passed on), and the outcome after the last."""
@@ -182,10 +190,19 @@ class Follower:
         known = None
         while self._passed and self._passed[0][0] <= now - REPEATED_S:
             known = self._passed.popleft()[1]
-        if known is not None and self._attempt.folder.is_dir():
-            temporary = self._place.with_suffix(".tmp")
-            temporary.write_text(str(known))
-            temporary.replace(self._place)
+        if known is not None:
+            self._note(self._place, known)
+
+    def leave(self) -> None:
+        """Let a reader of the same name go on exactly here: for one that lives to see its lines arrive."""
+        if self._place is not None:
+            self._note(self._place, self._offset)
+
+    def _note(self, place: Path, offset: int) -> None:
+        if self._attempt.folder.is_dir():
+            temporary = place.with_suffix(".tmp")
+            temporary.write_text(str(offset))
+            temporary.replace(place)
 
     def _outcome_of_the_silent(self) -> Outcome | None:
         """Told by our own clock: the clocks of two machines differ, and one may jump."""

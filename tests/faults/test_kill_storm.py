@@ -51,7 +51,8 @@ def follow(root, address):
     follower = detached.Follower(detached.start(root, address, {}, print))
     while True:
         lines, outcome = follower.poll()
-        print(*lines, sep="\\n", flush=True)
+        for line in lines:
+            print(line, flush=True)
         if outcome is not None:
             return outcome.result(address)
         time.sleep(0.5)

@@ -217,9 +217,15 @@ def test_a_reader_that_takes_over_repeats_a_little_and_loses_nothing(repo, monke
         seen += killed.poll()[0]
         time.sleep(0.05)
     (repo / "end").touch()
+    assert not killed.superseded()
     rest, _ = _follow(attempt, "1")
+    assert killed.superseded()
     whole, _ = _follow(attempt)
     assert set(seen) | set(rest) == set(whole)
     repeated = [line for line in rest if line in seen and line.startswith("step")]
     assert 1 <= len(repeated) < len([line for line in seen if line.startswith("step")])
     assert _follow(attempt, "2")[0] == whole
+    leaving = Follower(attempt, "3")
+    assert leaving.poll()[0] == whole
+    leaving.leave()
+    assert Follower(attempt, "3").poll()[0] == []
