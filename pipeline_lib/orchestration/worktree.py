@@ -22,6 +22,7 @@ from typing import Any
 
 from pipeline_lib.errors import ConfigError, StorageError
 from pipeline_lib.orchestration import form
+from pipeline_lib.orchestration.dvc_remote import add_remote
 from pipeline_lib.storage.dvc_cache import cache_dir
 
 _COMMITTER = ("-c", "user.name=deepseek_r1 pipeline", "-c", "user.email=pipeline@localhost")
@@ -182,6 +183,7 @@ def _share_cache(root: Path, path: Path) -> None:
     if not config.has_section("cache"):
         config.add_section("cache")
     config.set("cache", "dir", str(cache_dir(root)))
+    add_remote(config)
     with (path / ".dvc" / "config.local").open("w", encoding="utf-8") as file:
         config.write(file)
 
