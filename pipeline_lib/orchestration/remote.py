@@ -1,7 +1,8 @@
 """What a stage does with R1_REMOTE: fetch before it runs, push after it, keep its logs. A program of its own.
 
-    python -m pipeline_lib.orchestration.remote fetch|push <stage>        in the stage's worktree
-    python -m pipeline_lib.orchestration.remote logs <stage>
+    python -m pipeline_lib.orchestration.remote fetch <stage>        in the stage's worktree, before it runs
+    python -m pipeline_lib.orchestration.remote push <stage>         when it is done: its outs, and its logs
+    python -m pipeline_lib.orchestration.remote logs <stage>         when it failed
     python -m pipeline_lib.orchestration.remote get <object address> <path>
 
 A process, because DVC and boto3 have no place in an Airflow worker, the credentials are in the stage's environment
@@ -14,7 +15,6 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING
 from pipeline_lib.errors import ConfigError, PipelineError, StorageError
 from pipeline_lib.orchestration.dvc_remote import (
     ERROR_MARK,
-    REMOTE_ENV,
     DvcRemote,
     Run,
     remote_address,
@@ -167,22 +166,28 @@ def main() -> None:
 
 
 def _do(arguments: argparse.Namespace) -> None:
-    root = Path.cwd()
-    if arguments.verb == "logs":
-        from pipeline_lib.orchestration.job_logs import upload_logs
-
-        upload_logs(root, arguments.what, tell)
-        return
+    root, what = Path.cwd(), str(arguments.what)
     if arguments.verb == "get":
         if arguments.path is None:
             raise ConfigError("path", None, "say where the object goes")
-        get_object(arguments.what, arguments.path, tell)
+        get_object(what, arguments.path, tell)
         return
     address = remote_address()
-    if address is None:
-        raise ConfigError(REMOTE_ENV, os.environ.get(REMOTE_ENV), "must be s3://bucket/prefix")
-    remote = DvcRemote.of(root, address, tell)
-    (fetch if arguments.verb == "fetch" else push)(root, arguments.what, remote)
+    if address is not None and arguments.verb in ("fetch", "push"):
+        act = fetch if arguments.verb == "fetch" else push
+        act(root, what, DvcRemote.of(root, address, tell))
+    if arguments.verb in ("push", "logs"):
+        _keep_logs(root, what)
+
+
+def _keep_logs(root: Path, address: str) -> None:
+    """Send the logs; a stage does not fail because its log could not be kept."""
+    from pipeline_lib.orchestration.job_logs import upload_logs
+
+    try:
+        upload_logs(root, address, tell)
+    except StorageError as error:
+        tell(f"warning: {error} The log stays in .run/log/{address}.log.")
 
 
 if __name__ == "__main__":

@@ -114,32 +114,25 @@ class StageRun:
         """
         log_path(self._worktree, self._address).unlink(missing_ok=True)
         try:
-            self._transfer("fetch", on_line)
+            self._remote("fetch", on_line)
             result = self._sound_result(on_line)
-            self._transfer("push", on_line)
-        finally:
-            self._keep_logs(on_line)
+            self._remote("push", on_line)
+        except StageFailed:
+            self._remote("logs", on_line)
+            raise
         return result
 
-    def _transfer(self, verb: str, on_line: Callable[[str], None]) -> None:
-        """Fetch or push with the remote, if there is one; the outputs are safe in the local cache whatever happens."""
-        if not self._env.get(REMOTE_ENV):
+    def _remote(self, verb: str, on_line: Callable[[str], None]) -> None:
+        """Fetch, push (with the logs) or keep the logs, where a remote is set. Outputs stay in the local cache whatever happens."""
+        if not self._env.get(REMOTE_ENV) and not (verb != "fetch" and self._env.get(LOGS_ENV)):
             return
         self._stop_leftovers(on_line)
         output = _Output(self._address, on_line, self._redact)
         code = self._follow(remote_command(verb, self._address), output)
-        if code != 0:
+        if code != 0 and verb != "logs":
             said = [line.removeprefix(ERROR_MARK) for line in output.last if line.startswith(ERROR_MARK)]
             why = said[-1] if said else "\n".join(output.last)
             raise StageFailed(self._address, code, f"{self._address}: {verb} failed: {why}")
-
-    def _keep_logs(self, on_line: Callable[[str], None]) -> None:
-        """Send the attempt's logs; a stage never fails because a log could not be kept."""
-        if not (self._env.get(REMOTE_ENV) or self._env.get(LOGS_ENV)):
-            return
-        output = _Output(self._address, on_line, self._redact)
-        if self._follow(remote_command("logs", self._address), output) != 0:
-            on_line(f"warning: the log stays in {log_path(self._worktree, self._address)}")
 
     def _sound_result(self, on_line: Callable[[str], None]) -> StageResult:
         """Outputs that are not what dvc.lock says come from a damaged cache: its objects go, and the stage runs once more."""

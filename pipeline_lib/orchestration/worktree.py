@@ -176,15 +176,21 @@ def _share_cache(root: Path, path: Path) -> None:
             "revision", str(path), "this commit has no .dvc directory; run `dvc init` and commit it"
         )
     local = root / ".dvc" / "config.local"
-    config = configparser.ConfigParser(interpolation=None)
     if local.is_file():
         shutil.copy2(local, path / ".dvc" / "config.local")
-        config.read(local, encoding="utf-8")
+    use_cache(path, cache_dir(root))
+
+
+def use_cache(path: Path, cache: Path) -> None:
+    """Make the checkout `path` keep its DVC objects in `cache`, and name R1_REMOTE as its remote, in .dvc/config.local."""
+    local = path / ".dvc" / "config.local"
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(local, encoding="utf-8")
     if not config.has_section("cache"):
         config.add_section("cache")
-    config.set("cache", "dir", str(cache_dir(root)))
+    config.set("cache", "dir", str(cache))
     add_remote(config)
-    with (path / ".dvc" / "config.local").open("w", encoding="utf-8") as file:
+    with local.open("w", encoding="utf-8") as file:
         config.write(file)
 
 

@@ -140,6 +140,13 @@ def upload(path: Path, uri: str) -> None:
         raise StorageError(f"{where}: {size} of {path.stat().st_size} bytes arrived. Upload it again.")
 
 
+def delete(uri: str) -> None:
+    """Remove one object; one that is not there is no error. Raises StorageError; see `download`."""
+    where = S3Uri.parse(uri)
+    with _one_line_errors(where):
+        _client().delete_object(Bucket=where.bucket, Key=where.key)
+
+
 def list_objects(uri: str) -> list[S3Object]:
     """Every object whose key starts with the address, sorted by key. Raises StorageError; see `download`."""
     where = S3Uri.parse(uri)
