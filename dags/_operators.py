@@ -6,15 +6,20 @@ Wiring only. What they do lives in `pipeline_lib.orchestration`, which knows not
 from __future__ import annotations
 
 import os
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from _triggers import GONE, StageTrigger, state_in_airflow
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import BaseOperator, BaseOperatorLink
+from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from pipeline_lib.orchestration import links
-from pipeline_lib.orchestration.runner import How, StageFailed, StageResult, StageRun
+from pipeline_lib.orchestration import detached, links
+from pipeline_lib.orchestration.detached import Attempt, Outcome
+from pipeline_lib.orchestration.runner import How, StageFailed, StageResult
 from pipeline_lib.orchestration.worktree import run_name, worktree_path
 
 if TYPE_CHECKING:
@@ -25,6 +30,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 ERROR_KEY = "error"
 """XCom key of a failed task's message, for those who read it over the REST API."""
+
+ENDED_BY_A_PERSON = ("failed", "success", "skipped", "removed", "restarting", GONE)
+"""States of a task whose worker is told to end that mean: somebody wants its stage stopped. In any other state Airflow gave the
+task to another attempt (a scheduler that was restarted, heartbeats that came late), or only this worker is being shut down."""
+
+ANSWER_S = 2.5
+"""How long a worker that has to end waits for Airflow to say why."""
 
 
 class MlflowRunLink(BaseOperatorLink):
@@ -50,20 +62,35 @@ class DataDocsLink(BaseOperatorLink):
 class StageOperator(BaseOperator):
     """Run one stage of dvc.yaml in the worktree of its DAG run.
 
+    The stage has a process of its own that outlives this one; an attempt after a lost worker, scheduler or triggerer
+    finds it (`pipeline_lib.orchestration.detached`). Deferrable, the task waits in the triggerer and holds no worker.
     A crash or a preemption is retried; bad input (exit code 2) and a failed gate (3) are not.
     No field is a template: what a person typed into the form never becomes code or a command.
+
+    Args:
+        stage, item: The stage, and the value of its matrix.
+        deferrable: Airflow's own default is `[operators] default_deferrable`.
     """
 
     template_fields = ()
     operator_extra_links = (MlflowRunLink(), DataDocsLink())
     ui_color = "#e8f0fe"
 
-    def __init__(self, *, stage: str, item: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        stage: str,
+        item: str | None = None,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.stage = stage
         self.item = item
+        self.deferrable = deferrable
         self.mlflow_url = ""
         self.data_docs_url = ""
+        self._told_to_end = False
 
     @property
     def address(self) -> str:
@@ -75,11 +102,64 @@ class StageOperator(BaseOperator):
         ti = context["ti"]
         run = run_name(ti.dag_id, ti.run_id)
         worktree = worktree_path(ROOT, run)
-        server = links.tracking_server(os.environ, ROOT)
-        self._push_links_known_now(ti, server, run)
-        self._running = StageRun(worktree, self.address, {"R1_PIPELINE_RUN": run})
+        self._push_links_known_now(ti, run)
+        attempt = detached.start(worktree, self.address, {"R1_PIPELINE_RUN": run}, self._say)
+        if self._told_to_end:
+            self._end_early(ti, attempt)
+        if self.deferrable:
+            trigger = StageTrigger(str(worktree), self.address, attempt.id, reader=str(ti.try_number))
+            self.defer(trigger=trigger, method_name="execute_complete")
+        return self._conclude(ti, run, self._follow(ti, attempt))
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> str:
+        """Go on when the trigger has fired: with the outcome of the stage."""
+        ti = context["ti"]
+        run = run_name(ti.dag_id, ti.run_id)
+        self._push_links_known_now(ti, run)  # this is another process: it would store empty links at its end
+        return self._conclude(ti, run, Outcome(**event))
+
+    def on_kill(self) -> None:
+        """Note that this process has to end; `_follow` does the rest, for a signal handler may not talk to Airflow."""
+        self._told_to_end = True
+
+    def _say(self, line: str) -> None:
+        self.log.info("%s", line)
+
+    def _follow(self, ti: Any, attempt: Attempt) -> Outcome:
+        """Hand on the stage's output until it ends."""
+        follower = detached.Follower(attempt)
+        while True:
+            lines, outcome = follower.poll()
+            for line in lines:
+                self._say(line)
+            if outcome is not None:
+                return outcome
+            if self._told_to_end:
+                self._end_early(ti, attempt)
+            time.sleep(0.5)
+
+    def _end_early(self, ti: Any, attempt: Attempt) -> None:
+        """Stop the stage if a person wants it (mark, clear, delete), and leave it alone if only this process has to go.
+
+        Airflow kills this process in five seconds. Without its answer the stage is stopped: it writes its checkpoint, so little is lost.
+        """
+        self._told_to_end = False
+        state: list[str | None] = []
+        question = threading.Thread(target=lambda: state.append(state_in_airflow(ti)), daemon=True)
+        question.start()
+        question.join(ANSWER_S)
+        if not state or state[0] in ENDED_BY_A_PERSON:
+            self.log.info("the task is %s now; stopping its stage, SIGTERM first", *(state or ["unknown"]))
+            attempt.ask_to_stop()
+        if not attempt.asked_to_stop():
+            raise AirflowException(
+                f"this worker has to end; {self.address} goes on, the next attempt finds it"
+            )
+
+    def _conclude(self, ti: Any, run: str, outcome: Outcome) -> str:
+        """Make of the outcome what Airflow understands: a return value, a failure that is retried, one that is not."""
         try:
-            result = self._running.wait(lambda line: self.log.info("%s", line))
+            result = outcome.result(self.address)
         except StageFailed as failure:
             ti.xcom_push(ERROR_KEY, str(failure))
             if not failure.retry:
@@ -88,18 +168,14 @@ class StageOperator(BaseOperator):
                 self.log.warning("preempted; its checkpoint is kept and the next attempt continues from it")
             raise AirflowException(str(failure)) from None
         self.log.info("%s: %s in %.1f s", self.address, result.how.value.upper(), result.seconds)
+        server = links.tracking_server(os.environ, ROOT)
         if server is not None:
-            self._link_to_the_run_itself(server, worktree, result)
+            self._link_to_the_run_itself(server, worktree_path(ROOT, run), result)
         return result.how.value
 
-    def on_kill(self) -> None:
-        """Stop dvc, the stage and all it started: SIGTERM first, so that a job can write its checkpoint."""
-        running: StageRun | None = getattr(self, "_running", None)
-        if running is not None:
-            running.stop()
-
-    def _push_links_known_now(self, ti: Any, server: links.TrackingServer | None, run: str) -> None:
+    def _push_links_known_now(self, ti: Any, run: str) -> None:
         """Airflow stores links when a task ends; ours are wanted while it runs."""
+        server = links.tracking_server(os.environ, ROOT)
         files_url = os.environ.get("R1_FILES_URL")
         if files_url:
             self.data_docs_url = links.data_docs_page(files_url, run, self.stage)

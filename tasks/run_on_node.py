@@ -83,14 +83,21 @@ def run_here(stage: str, folder: Path) -> int:
     """Run the stage in this checkout with the node's own DVC cache; returns its exit code."""
     from pipeline_lib.errors import ConfigError, PipelineError
     from pipeline_lib.orchestration.checkpoint_sync import CheckpointSync
+    from pipeline_lib.orchestration.detached import log_path
     from pipeline_lib.orchestration.dvc_remote import REMOTE_ENV, remote_address
     from pipeline_lib.orchestration.runner import StageFailed, StageRun
     from pipeline_lib.orchestration.worktree import use_cache
 
+    root = Path.cwd()
+    log = log_path(root, stage)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)
+
     def tell(line: str) -> None:
         print(line, flush=True)
+        with log.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
 
-    root = Path.cwd()
     try:
         remote = remote_address()
         if remote is None:

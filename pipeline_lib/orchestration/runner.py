@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TextIO
 
 from pipeline_lib.errors import EXIT_BAD_INPUT, EXIT_GATE_FAILED, EXIT_PREEMPTED, PipelineError
 from pipeline_lib.orchestration import processes
@@ -77,9 +76,14 @@ class StageFailed(PipelineError):
         return self.exit_code == EXIT_PREEMPTED
 
 
+def inherited_environment() -> dict[str, str]:
+    """Return our own environment without Airflow's secrets: what a stage, and who watches over it, may know."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(_SECRET_PREFIXES)}
+
+
 def stage_environment(worktree: Path, address: str, extra: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a stage: ours, without Airflow's secrets, with the worktree's code first."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(_SECRET_PREFIXES)}
+    env = inherited_environment()
     venv_bin = str(Path(sys.executable).parent)
     env.update(
         PATH=os.pathsep.join([venv_bin, env.get("PATH", os.defpath)]),
@@ -112,27 +116,45 @@ class StageRun:
         Raises:
             StageFailed: With the stage's own exit code and message, or those of a fetch or push that failed.
         """
-        log_path(self._worktree, self._address).unlink(missing_ok=True)
         try:
             self._remote("fetch", on_line)
             result = self._sound_result(on_line)
             self._remote("push", on_line)
         except StageFailed:
-            self._remote("logs", on_line)
+            self._keep_logs(on_line)
             raise
         return result
 
     def _remote(self, verb: str, on_line: Callable[[str], None]) -> None:
-        """Fetch, push (with the logs) or keep the logs, where a remote is set. Outputs stay in the local cache whatever happens."""
-        if not self._env.get(REMOTE_ENV) and not (verb != "fetch" and self._env.get(LOGS_ENV)):
+        """Fetch, or push (the logs too), where a remote is set. Outputs stay in the local cache whatever happens."""
+        if not self._env.get(REMOTE_ENV) and not (verb == "push" and self._env.get(LOGS_ENV)):
             return
         self._stop_leftovers(on_line)
         output = _Output(self._address, on_line, self._redact)
         code = self._follow(remote_command(verb, self._address), output)
-        if code != 0 and verb != "logs":
+        if code != 0:
             said = [line.removeprefix(ERROR_MARK) for line in output.last if line.startswith(ERROR_MARK)]
             why = said[-1] if said else "\n".join(output.last)
             raise StageFailed(self._address, code, f"{self._address}: {verb} failed: {why}")
+
+    def _keep_logs(self, on_line: Callable[[str], None]) -> None:
+        """Send the logs of an attempt that failed. Without the stage's mark: whoever stops a stage wants its log all the more."""
+        if not (self._env.get(REMOTE_ENV) or self._env.get(LOGS_ENV)):
+            return
+        env = {name: value for name, value in self._env.items() if name != processes.STAGE_MARK}
+        done = subprocess.run(
+            remote_command("logs", self._address),
+            cwd=self._worktree,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        for line in self._redact(done.stdout).splitlines():
+            on_line(line)
 
     def _sound_result(self, on_line: Callable[[str], None]) -> StageResult:
         """Outputs that are not what dvc.lock says come from a damaged cache: its objects go, and the stage runs once more."""
@@ -184,9 +206,8 @@ class StageRun:
         reaper.start()
         try:
             assert process.stdout is not None
-            with _log_file(self._worktree, self._address).open("a", encoding="utf-8") as copy:
-                for line in process.stdout:
-                    output.add(line.rstrip(), copy)
+            for line in process.stdout:
+                output.add(line.rstrip())
             return process.wait()
         finally:
             if process.poll() is None:
@@ -268,13 +289,11 @@ class _Output:
         self.last: list[str] = []
         self._address, self._on_line, self._redact, self._keep = address, on_line, redact, keep
 
-    def add(self, line: str, copy: TextIO) -> None:
+    def add(self, line: str) -> None:
         if line:
             line = self._redact(line)
             self.how = _how(line, self._address) or self.how
             self.last = [*self.last[1 - self._keep :], line]
-            copy.write(line + "\n")
-            copy.flush()
             self._on_line(line)
 
     @property
@@ -309,17 +328,6 @@ def _failure(address: str, dvc_code: int, exit_file: Path, output: _Output, reda
 
 def _exit_file(worktree: Path, address: str) -> Path:
     return worktree / ".run" / "exit" / f"{address}.json"
-
-
-def log_path(worktree: Path, address: str) -> Path:
-    """Return the file that holds the output of the latest attempt at a stage."""
-    return worktree / ".run" / "log" / f"{address}.log"
-
-
-def _log_file(worktree: Path, address: str) -> Path:
-    path = log_path(worktree, address)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def _mark(worktree: Path, address: str) -> str:

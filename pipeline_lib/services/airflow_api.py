@@ -37,21 +37,28 @@ class AirflowApi:
         self.address = address
         self._token: str | None = None
 
-    def unhealthy_parts(self) -> tuple[str, ...]:
-        """Return which of metadatabase, scheduler and dag_processor are not healthy yet."""
+    def unhealthy_parts(self, *, triggerer: bool = False) -> tuple[str, ...]:
+        """Return which of metadatabase, scheduler, dag_processor and, if asked, triggerer are not healthy yet."""
         parts = self.get("/monitor/health")
-        wanted = ("metadatabase", "scheduler", "dag_processor")
+        wanted = ("metadatabase", "scheduler", "dag_processor", *(("triggerer",) if triggerer else ()))
         return tuple(part for part in wanted if (parts.get(part) or {}).get("status") != "healthy")
 
     def ensure_pool(self, name: str, slots: int, description: str) -> None:
-        """Create a pool; one that exists keeps the size somebody may have given it."""
+        """Create a pool; one that exists keeps the size somebody may have given it.
+
+        A deferred stage counts, for it has its GPU as much as one that a worker waits for.
+        """
+        body = {"name": name, "slots": slots, "description": description, "include_deferred": True}
         try:
-            self.get(f"/pools/{quote(name)}")
+            found = self.get(f"/pools/{quote(name)}")
         except AirflowRefused as refusal:
             if refusal.status != 404:
                 raise
-            body = {"name": name, "slots": slots, "description": description, "include_deferred": False}
             self.call("POST", "/pools", body)
+        else:
+            if not found["include_deferred"]:
+                body["slots"] = found["slots"]
+                self.call("PATCH", f"/pools/{quote(name)}?update_mask=include_deferred", body)
 
     def import_errors(self) -> dict[str, str]:
         """Return the traceback of every DAG file that could not be read, by file name."""

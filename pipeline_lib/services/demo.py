@@ -18,8 +18,8 @@ from rich.live import Live
 from rich.text import Text
 
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.orchestration.detached import log_path
 from pipeline_lib.orchestration.links import TrackingServer
-from pipeline_lib.orchestration.runner import log_path
 from pipeline_lib.orchestration.worktree import run_name, worktree_path
 from pipeline_lib.services import stack as stacks
 from pipeline_lib.services.airflow_api import AirflowApi
@@ -34,6 +34,7 @@ _MARKS = {
     "upstream_failed": ("·", "red"),
     "skipped": ("–", "dim"),
     "running": ("▶", "cyan"),
+    "deferred": ("▶", "cyan"),
     "queued": ("…", "yellow"),
     "up_for_retry": ("↻", "yellow"),
     "awaiting_input": ("?", "magenta"),
@@ -114,8 +115,9 @@ def _watch_plainly(api: AirflowApi, run_id: str, notes: _Notes, console: Console
         for line in _lines(api.task_instances(DAG, run_id), notes):
             if line.state not in _SILENT and said.get(line.name) != line.state:
                 said[line.name] = line.state
-                note = line.note if line.state != "running" else ""
-                seconds = f" {line.seconds:.0f} s" if line.state != "running" else ""
+                going = line.state in ("running", "deferred")
+                note = "" if going else line.note
+                seconds = "" if going else f" {line.seconds:.0f} s"
                 console.print(
                     f"{line.state:<16} {line.name}{seconds} {note}".rstrip(), highlight=False, soft_wrap=True
                 )
@@ -133,7 +135,7 @@ class _Notes:
 
     def of(self, instance: Mapping[str, Any]) -> str:
         state = instance["state"]
-        if state == "running":
+        if state in ("running", "deferred"):
             return self._last_line(instance)
         if state not in ("success", "failed", "up_for_retry"):
             return ""
@@ -163,7 +165,9 @@ def _lines(instances: Iterable[Mapping[str, Any]], notes: _Notes) -> list[StageL
     for instance in sorted(instances, key=begun):
         item = instance.get("rendered_map_index")
         name = f"{instance['task_id']}@{item}" if item else instance["task_id"]
-        seconds = instance["duration"] or (_since(instance) if instance["state"] == "running" else 0.0)
+        seconds = instance["duration"] or (
+            _since(instance) if instance["state"] in ("running", "deferred") else 0.0
+        )
         lines.append(StageLine(name, instance["state"] or "waiting", seconds, notes.of(instance)))
     return lines
 

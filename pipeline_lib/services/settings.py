@@ -20,6 +20,10 @@ PREFERRED_PORTS: Mapping[str, int] = {"airflow": 8080, "mlflow": 5000, "files": 
 """Asked for first; a taken one is replaced by any free one."""
 
 
+DEFERRABLE = "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE"
+"""Airflow's own setting: stages wait in a triggerer and hold no worker. The only one of Airflow's that `make up` takes over."""
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """One process to start."""
@@ -67,6 +71,7 @@ def environment(root: Path, ports: Mapping[str, int]) -> dict[str, str]:
         AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL="30",
         AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL="60",
         AIRFLOW__USAGE_DATA_COLLECTION__ENABLED="False",
+        **{DEFERRABLE: str(deferrable())},
     )
     env[SERVICES_MARK] = str(root)
     return env
@@ -75,7 +80,7 @@ def environment(root: Path, ports: Mapping[str, int]) -> dict[str, str]:
 def services(root: Path, ports: Mapping[str, int]) -> tuple[Service, ...]:
     """Return what `up` starts, in order.
 
-    No triggerer: no task defers. `--skip-serve-logs`: that log server would listen on every interface,
+    A triggerer only where stages defer. `--skip-serve-logs`: that log server would listen on every interface,
     and on one machine the API server reads the files itself.
     """
     python = sys.executable
@@ -93,7 +98,17 @@ def services(root: Path, ports: Mapping[str, int]) -> tuple[Service, ...]:
         Service("airflow-api", (*airflow, "api-server"), url(ports["airflow"]) + "/api/v2/version"),
         Service("airflow-scheduler", (*airflow, "scheduler", "--skip-serve-logs"), None),
         Service("airflow-dag-processor", (*airflow, "dag-processor"), None),
+        *(
+            [Service("airflow-triggerer", (*airflow, "triggerer", "--skip-serve-logs"), None)]
+            if deferrable()
+            else []
+        ),
     )
+
+
+def deferrable() -> bool:
+    """True where stages are to wait in the triggerer: `AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE=True make up`."""
+    return os.environ.get(DEFERRABLE, "").lower() in ("true", "t", "1")
 
 
 def gpu_slots() -> int:

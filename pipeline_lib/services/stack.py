@@ -197,7 +197,7 @@ def _wait_until_well(root: Path, stack: Stack, wanted: Sequence[Service], say: S
             del waiting[name]
             say(f"{name} answers")
         if not waiting:
-            unwell = api.unhealthy_parts()
+            unwell = api.unhealthy_parts(triggerer=any(s.name == "airflow-triggerer" for s in wanted))
             if not unwell:
                 return
             todo = ", ".join(unwell)

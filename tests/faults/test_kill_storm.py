@@ -1,8 +1,8 @@
 """kill -9 of any process of the pipeline, at random moments of random stages: nothing of it may show in the end.
 
-A worker walks through the graph as Airflow's does (`orchestration.runner`, a retry after every crash), in a fresh clone.
-A storm picks a stage, waits a random time, and kills one random process: the worker, dvc, the stage or a rank of it, the sandbox,
-the verifier, MLflow's shipper. What must hold: the same dvc.lock as in a clone that nobody disturbed, so the same bytes of every
+A worker walks through the graph as Airflow's does (`orchestration.detached`, a retry after every crash), in a fresh clone.
+A storm picks a stage, waits a random time, and kills one random process: the worker, the stage's supervisor, dvc, the stage or a rank of it,
+the sandbox, the verifier, MLflow's shipper. What must hold: the same dvc.lock as in a clone that nobody disturbed, so the same bytes of every
 output; every step of every training once in MLflow; never two copies of a stage at once; no process left.
 
 `R1_KILLS` says how many (8 in CI, 60 with `make test-faults`).
@@ -42,8 +42,19 @@ SURE = (
 WORKER = """
 import sys
 from pathlib import Path
+import time
+from pipeline_lib.orchestration import detached
 from pipeline_lib.orchestration.graph import load_graph, load_yaml
-from pipeline_lib.orchestration.runner import StageFailed, StageRun
+from pipeline_lib.orchestration.runner import StageFailed
+
+def follow(root, address):
+    follower = detached.Follower(detached.start(root, address, {}, print))
+    while True:
+        lines, outcome = follower.poll()
+        print(*lines, sep="\\n", flush=True)
+        if outcome is not None:
+            return outcome.result(address)
+        time.sleep(0.5)
 
 root = Path.cwd()
 graph, params = load_graph(root), load_yaml(root / "params.yaml")
@@ -52,7 +63,7 @@ for stage in graph.stages:
         address = stage.address(item)
         while True:
             try:
-                StageRun(root, address).wait(print)
+                follow(root, address)
                 break
             except StageFailed as error:
                 print("RETRY", address, error.exit_code, flush=True)
@@ -91,7 +102,8 @@ def _kind(command: str) -> str:
         ("verifier", "math_worker"),
         ("sandbox", "-I -S -B"),
         ("watchdog", "orchestration/processes.py"),
-        ("worker", "StageRun"),
+        ("supervisor", "orchestration.supervise"),
+        ("worker", "import detached"),
     ):
         if sign in command:
             return kind

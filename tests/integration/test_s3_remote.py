@@ -12,13 +12,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from pipeline_lib.orchestration.detached import log_path
 from pipeline_lib.orchestration.dvc_remote import object_address, run_path
-from pipeline_lib.orchestration.runner import How, StageFailed, StageRun, log_path
+from pipeline_lib.orchestration.runner import How, StageFailed, StageRun
 from pipeline_lib.tracking.outputs import locked_stages
 from tests.integration.small_project import build, clone, content, git
 from tests.seaweed import BUCKET, KEY, SECRET, Seaweed, free_ports, seaweed
@@ -48,7 +49,21 @@ def env(server: Seaweed, prefix: str) -> dict[str, str]:
 
 
 def run(root: Path, address: str, env: dict[str, str], lines: list[str]) -> How:
-    return StageRun(root, address, env).wait(lines.append).how
+    """The stage as its supervisor runs it: what it says goes into its log."""
+    return StageRun(root, address, env).wait(_log(root, address, lines)).how
+
+
+def _log(root: Path, address: str, lines: list[str]) -> Callable[[str], None]:
+    path = log_path(root, address)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+
+    def on_line(line: str) -> None:
+        lines.append(line)
+        with path.open("a") as file:
+            file.write(line + "\n")
+
+    return on_line
 
 
 def test_a_second_machine_recomputes_nothing(

@@ -1,0 +1,244 @@
+"""Whatever of Airflow is killed, a stage runs on, once: worker, scheduler, triggerer, API server; deferred and not.
+
+The real services over the tiny pipeline, with two workers and with timeouts of seconds where Airflow's own are minutes.
+The stage `train_r1_zero` runs until its worktree has a file `.run/end` and notes each copy of itself in `.run/copies`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from pipeline_lib.orchestration import processes
+from pipeline_lib.services import settings
+from pipeline_lib.services import stack as stacks
+from pipeline_lib.services.airflow_api import AirflowApi, AirflowRefused
+from tests.integration.conftest import Services, build
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+DAG, STAGE = "deepseek_r1", "train_r1_zero"
+PATIENCE_S = 600.0
+QUICK = {
+    "AIRFLOW__CORE__PARALLELISM": "2",
+    "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
+    "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "10",
+    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
+}
+LONG = {"r1_zero_steps": 100_000}
+
+
+@dataclass
+class _Airflow(Services):
+    """Services whose processes are killed and started again."""
+
+    _later: dict[str, int] = field(default_factory=dict)
+
+    def kill(self, name: str, *, group: bool = False) -> None:
+        """kill -9 one of them, or it and the workers it has."""
+        pid = self._pids()[name]
+        os.killpg(pid, signal.SIGKILL) if group else os.kill(pid, signal.SIGKILL)
+
+    def start(self, name: str, **env: str) -> None:
+        """Start it again, on its port."""
+        (service,) = [s for s in settings.services(self.root, self.stack.ports) if s.name == name]
+        environment = {**stacks.environment(self.root, self.stack.ports), **env}
+        self._later[name] = stacks._start(self.root, service, environment).pid
+
+    def _pids(self) -> dict[str, int]:
+        return {**{p.name: p.pid for p in self.stack.processes}, **self._later}
+
+    def state(self, run: str) -> str | None:
+        return self.instances(run).get(STAGE, {}).get("state")
+
+    def until(self, condition: Callable[[], Any], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < deadline, f"waited too long until {what}"
+            time.sleep(0.5)
+
+    def until_runs(self, run: str, state: str) -> int:
+        """Wait until the stage computes and its task is in `state`; return the one copy's pid."""
+        self.until(
+            lambda: self.state(run) == state and self.copies(run), f"{run} is {state}: {self.state(run)}"
+        )
+        (pid,) = self.copies(run)
+        return pid
+
+    def copies(self, run: str) -> list[int]:
+        file = self.worktree(run) / ".run" / "copies"
+        return [int(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def end(self, run: str) -> None:
+        (self.worktree(run) / ".run" / "end").touch()
+
+    def alive(self, run: str) -> set[int]:
+        return processes.members((), f"{processes.STAGE_MARK}={self.worktree(run)}:{STAGE}")
+
+    def log(self, run: str) -> list[str]:
+        """What the task's log says in its latest attempt."""
+        attempt = self.instances(run)[STAGE]["try_number"]
+        path = (
+            f"/dags/{DAG}/dagRuns/{run}/taskInstances/{STAGE}/logs/{attempt}?map_index=-1&full_content=true"
+        )
+        return [str(line["event"]) for line in self.api.get(path)["content"]]
+
+    def require_whole_log(self, run: str) -> None:
+        file = self.worktree(run) / ".run" / "log" / f"{STAGE}.log"
+        steps = [line for line in file.read_text().splitlines() if line.startswith("step ")]
+        assert len(steps) > 20
+        assert set(steps) <= set(self.log(run))
+
+    def mark(self, run: str, state: str) -> None:
+        path = f"/dags/{DAG}/dagRuns/{run}/taskInstances/{STAGE}"
+        self.api.call("PATCH", path, {"new_state": state})
+
+    def clear(self, run: str, *tasks: str) -> None:
+        body: dict[str, Any] = {
+            "dry_run": False,
+            "dag_run_id": run,
+            "only_failed": False,
+            "reset_dag_runs": True,
+        }
+        if tasks:
+            body |= {"task_ids": list(tasks), "include_downstream": True}
+        self.api.call("POST", f"/dags/{DAG}/clearTaskInstances", body)
+
+
+@pytest.fixture(scope="module")
+def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Airflow]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(settings.DEFERRABLE, "True")
+        patch.setattr(stacks, "PREFERRED_PORTS", dict.fromkeys(stacks.PREFERRED_PORTS, 0))  # any free one
+        usual = stacks.environment
+        patch.setattr(stacks, "environment", lambda root, ports: {**usual(root, ports), **QUICK})
+        root = build(tmp_path_factory.mktemp("restarts") / "project")
+        stack = stacks.up(root)
+        try:
+            services = _Airflow(root, stack, AirflowApi(stack.airflow))
+            services.until(lambda: services.api.has_dag(DAG), "the DAG is read")
+            pool = {"name": "gpu", "slots": 2, "description": "", "include_deferred": True}
+            services.api.call("PATCH", "/pools/gpu?update_mask=slots", pool)
+            yield services
+        finally:
+            stacks.down(root)
+    assert not processes.members((), f"{processes.SERVICES_MARK}={root}")
+
+
+@pytest.fixture(scope="module")
+def deferred(airflow: _Airflow) -> dict[str, int]:
+    """Two runs of the same parameters whose stage computes, with a worker each and no worker held. Run -> pid."""
+    for run in ("one", "two"):
+        airflow.api.trigger(DAG, LONG, run)
+    return {run: airflow.until_runs(run, "deferred") for run in ("one", "two")}
+
+
+def test_a_deferred_stage_holds_its_pool_slot_and_no_worker(airflow, deferred):
+    airflow.api.trigger(DAG, {"r1_zero_steps": 99_999}, "three")
+    airflow.until(lambda: airflow.state("three") == "scheduled", "the third stage waits")
+    pool = airflow.api.get("/pools/gpu")
+    assert (pool["deferred_slots"], pool["running_slots"], pool["open_slots"]) == (2, 0, 0)
+    assert {name: i["state"] for name, i in airflow.instances("three").items()}[
+        "validate_problems"
+    ] == "success"
+
+
+def test_all_of_airflow_is_killed_and_a_deferred_stage_goes_on(airflow, deferred):
+    for name in ("airflow-triggerer", "airflow-scheduler", "airflow-api"):
+        airflow.kill(name, group=True)
+    for name in ("airflow-api", "airflow-scheduler", "airflow-triggerer"):
+        airflow.start(name)
+    airflow.until(lambda: stacks._answers(f"{airflow.stack.airflow}/api/v2/version"), "the API answers")
+    airflow.until(lambda: not airflow.api.unhealthy_parts(triggerer=True), "Airflow is well")
+    before = airflow.log("one")[-1]
+    airflow.until(lambda: airflow.log("one")[-1] != before, "the log goes on")
+    assert airflow.copies("one") == [deferred["one"]]
+    assert deferred["one"] in airflow.alive("one")
+    airflow.end("one")
+    airflow.until(lambda: airflow.state("one") == "success", "the stage is done")
+    assert airflow.instances("one")[STAGE]["try_number"] == 1
+    assert airflow.api.xcom(airflow.instances("one")[STAGE], "return_value") == "computed"
+    airflow.require_whole_log("one")
+    assert "/runs/" in airflow.api.links(airflow.instances("one")[STAGE])["MLflow run"]
+
+
+def test_mark_failed_stops_a_deferred_stage(airflow, deferred):
+    assert airflow.alive("two")
+    airflow.mark("two", "failed")
+    airflow.until(lambda: not airflow.alive("two"), "nothing of the stage is left")
+    assert airflow.copies("two") == [deferred["two"]]
+
+
+def test_deleting_the_run_stops_a_deferred_stage(airflow, deferred):
+    airflow.until_runs("three", "deferred")
+    airflow.api.call("DELETE", f"/dags/{DAG}/dagRuns/three")
+    airflow.until(lambda: not airflow.alive("three"), "nothing of the stage is left")
+
+
+def test_cleared_stages_are_restored_or_unchanged_and_not_computed_again(airflow, deferred):
+    airflow.clear("two", STAGE)  # computed by run one meanwhile, which has the same parameters
+    airflow.wait({"one": DAG, "two": DAG})
+    assert airflow.api.xcom(airflow.instances("two")[STAGE], "return_value") == "restored from cache"
+    airflow.clear("one")
+    airflow.until(lambda: airflow.api.run(DAG, "one")["state"] != "success", "the run begins again")
+    airflow.wait({"one": DAG})
+    instances = airflow.instances("one")
+    assert {i["state"] for i in instances.values()} == {"success"}
+    how = {airflow.api.xcom(i, "return_value") for name, i in instances.items() if name in (STAGE, "report")}
+    assert how == {"unchanged"}
+    assert airflow.copies("one") == [deferred["one"]]
+    assert airflow.copies("two") == [deferred["two"]]
+
+
+@pytest.fixture(scope="module")
+def waiting(airflow: _Airflow, deferred: dict[str, int]) -> _Airflow:
+    """The same services, whose workers wait for their stages from now on."""
+    airflow.kill("airflow-scheduler", group=True)
+    airflow.start("airflow-scheduler", **{settings.DEFERRABLE: "False"})
+    return airflow
+
+
+def test_two_operators_trigger_the_same_run_at_the_same_moment(waiting):
+    def trigger(_: int) -> int | None:
+        try:
+            waiting.api.trigger(DAG, {"r1_zero_steps": 88_888}, "four")
+        except AirflowRefused as refusal:
+            return refusal.status
+        return None
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(trigger, range(4)))
+    assert sorted(answers, key=str) == [409, 409, 409, None]
+
+
+def test_worker_and_scheduler_are_killed_and_a_stage_that_is_waited_for_goes_on(waiting):
+    pid = waiting.until_runs("four", "running")
+    os.kill(waiting.instances("four")[STAGE]["pid"], signal.SIGKILL)
+    waiting.until(lambda: waiting.instances("four")[STAGE]["try_number"] == 2, "there is a second attempt")
+    waiting.until(lambda: waiting.state("four") == "running", "it runs")
+    waiting.kill("airflow-scheduler")  # its workers live; the next scheduler takes their tasks away from them
+    waiting.start("airflow-scheduler", **{settings.DEFERRABLE: "False"})
+    waiting.until(lambda: waiting.instances("four")[STAGE]["try_number"] == 3, "there is a third attempt")
+    waiting.until(lambda: waiting.state("four") == "running", "it runs")
+    time.sleep(10)  # two heartbeats: the second attempt's worker has been told to end
+    assert waiting.copies("four") == [pid]
+    assert pid in waiting.alive("four")
+    waiting.end("four")
+    waiting.until(lambda: waiting.state("four") == "success", "the stage is done")
+    assert waiting.copies("four") == [pid]
+    assert waiting.api.xcom(waiting.instances("four")[STAGE], "return_value") == "computed"
+    waiting.require_whole_log("four")
+
+
+def test_mark_failed_stops_a_stage_that_is_waited_for(waiting):
+    waiting.api.trigger(DAG, {"r1_zero_steps": 77_777}, "five")
+    waiting.until_runs("five", "running")
+    waiting.mark("five", "failed")
+    waiting.until(lambda: not waiting.alive("five"), "nothing of the stage is left")
