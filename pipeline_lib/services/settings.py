@@ -43,7 +43,11 @@ def environment(root: Path, ports: Mapping[str, int]) -> dict[str, str]:
     """Return the environment all services share; stages inherit it from the scheduler."""
     home = root / ".run" / "airflow"
     airflow = url(ports["airflow"])
-    env = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("AIRFLOW") or name.startswith("AIRFLOW_CONN_")
+    }
     env.update(
         read_env_file(root / "mlflow" / "server.env"),
         PATH=os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)]),
