@@ -89,7 +89,11 @@ class Seaweed:
         command = [weed, "-logtostderr", "server", f"-dir={self.home}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
         command += ["-master.telemetry=false", "-master.peers=none", "-volume.max=8"]
         command += ["-master.volumeSizeLimitMB=64", "-filer", "-s3", f"-s3.config={self.home / 's3.json'}"]
-        command += ["-s3.port.iceberg=0", "-s3.port.lance=0", *(f"-{name}={port}" for name, port in self._ports.items())]
+        command += [
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            *(f"-{name}={port}" for name, port in self._ports.items()),
+        ]
         with (self.home / "log").open("ab") as log:
             self._process = subprocess.Popen(command, cwd=self.home, stdout=log, stderr=log)
         self._wait()

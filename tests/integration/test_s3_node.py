@@ -19,8 +19,8 @@ import pytest
 from pipeline_lib.orchestration.runner import How, StageRun
 from pipeline_lib.orchestration.snapshot import publish_snapshot
 from pipeline_lib.tracking.outputs import locked_stages
-from tests.integration.small_project import build, content, git
 from tests.seaweed import BUCKET, SECRET, Seaweed, seaweed
+from tests.small_project import build, content, git
 from tests.unit.training.tiny import build_world, grpo_spec
 
 pytestmark = pytest.mark.slow

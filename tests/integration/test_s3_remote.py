@@ -5,12 +5,10 @@ Not covered: AWS itself (IAM, TLS), and a bucket with versions or locks.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,16 +16,13 @@ from pathlib import Path
 import pytest
 
 from pipeline_lib.orchestration.detached import log_path
-from pipeline_lib.orchestration.dvc_remote import object_address, run_path
+from pipeline_lib.orchestration.dvc_remote import DvcRemote, Run, object_address, run_path
 from pipeline_lib.orchestration.runner import How, StageFailed, StageRun
 from pipeline_lib.tracking.outputs import locked_stages
-from tests.integration.small_project import build, clone, content, git
 from tests.seaweed import BUCKET, KEY, SECRET, Seaweed, free_ports, seaweed
+from tests.small_project import build, clone, content, git
 
 pytestmark = pytest.mark.slow
-
-AWAY_S = float(os.environ.get("R1_S3_AWAY", "12"))
-"""How long the server is away in the middle of a push; `make test-faults` makes it two minutes."""
 
 
 @pytest.fixture(scope="module")
@@ -161,71 +156,6 @@ def _dvc(root: Path, env: dict[str, str], *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-def _hashes_are_right(server: Seaweed, prefix: str) -> int:
-    """Compare every object of a remote with its name; returns their bytes."""
-    total = 0
-    for key in server.keys(f"{prefix}/files/md5/"):
-        body = server.body(key)
-        assert hashlib.md5(body).hexdigest() == "".join(key.split("/")[-2:]).removesuffix(".dir")
-        total += len(body)
-    return total
-
-
-@pytest.mark.timeout(900)
-def test_s3_is_away_in_the_middle_of_a_push(prefix: str, tmp_path: Path) -> None:
-    """kill -9 once the first parts of a large object have arrived; the server comes back; the push goes on."""
-    (tmp_path / "weed").mkdir()
-    root = build(tmp_path / "root", size=160_000_000)
-    with seaweed(tmp_path / "weed") as server:
-        env = {**server.environment, "R1_REMOTE": f"s3://{BUCKET}/{prefix}"}
-        lines: list[str] = []
-        assert StageRun(root, "prepare", server.environment).wait(lines.append).how is How.COMPUTED
-        interrupted = threading.Event()
-
-        def fault() -> None:
-            _wait_for_parts(server, prefix)
-            server.kill()
-            interrupted.set()
-            time.sleep(AWAY_S)
-            server.start()
-
-        thread = threading.Thread(target=fault)
-        thread.start()
-        start = time.monotonic()
-        assert run(root, "prepare", env, lines) is How.UNCHANGED
-        took = time.monotonic() - start
-        thread.join()
-        assert interrupted.is_set()
-        warnings = [line for line in lines if line.startswith("warning: ") and "trying again in" in line]
-        assert warnings, lines
-        assert took > AWAY_S
-        assert _hashes_are_right(server, prefix) > 160_000_000
-        tags = [server.client().head_object(Bucket=BUCKET, Key=key)["ETag"] for key in server.keys(prefix)]
-        parts = max(int(tag.strip('"').partition("-")[2] or 1) for tag in tags)
-        print(f"away {AWAY_S:.0f} s: push done after {took:.0f} s, {len(warnings)} pauses, {parts} parts")
-        assert parts > 10
-        (root / ".dvc/cache").rename(root / ".dvc/away")
-        (root / "data/problems").rename(root / ".dvc/out")
-        assert run(root, "prepare", env, lines) in (How.RESTORED, How.UNCHANGED)
-        assert (root / "data/problems/deep/train.bin").read_bytes() == (
-            root / ".dvc/out/deep/train.bin"
-        ).read_bytes()
-
-
-def _wait_for_parts(server: Seaweed, prefix: str) -> None:
-    client = server.client()
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        uploads = client.list_multipart_uploads(Bucket=BUCKET, Prefix=prefix).get("Uploads", [])
-        for upload in uploads:
-            parts = client.list_parts(Bucket=BUCKET, Key=upload["Key"], UploadId=upload["UploadId"])
-            if len(parts.get("Parts", [])) >= 2:
-                assert upload["Key"] not in server.keys(prefix)
-                return
-        time.sleep(0.02)
-    raise AssertionError("no part of a multipart upload ever arrived")
-
-
 def test_s3_that_stays_away_is_one_line_and_the_next_attempt_only_pushes(
     server: Seaweed, prefix: str, env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -340,11 +270,51 @@ def test_logs_of_every_attempt_are_kept_without_secrets(
 
 def test_the_names_of_a_run_are_dvcs_own(env: dict[str, str], tmp_path: Path) -> None:
     """Key and value, computed from dvc.lock without DVC, name the file that DVC wrote."""
-    from pipeline_lib.orchestration.dvc_remote import Run
-
     root = build(tmp_path / "root")
     for address in ("prepare", "train@a"):
         StageRun(root, address, {}).wait(lambda line: None)
         named = Run(locked_stages(root)[address])
         assert (root / ".dvc/cache" / run_path(named.key, named.value)).is_file()
     assert object_address("s3://b/p", "0" * 32) == f"s3://b/p/files/md5/00/{'0' * 30}"
+
+
+def test_a_registered_model_is_found_by_a_machine_that_has_its_address_alone(
+    env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pushed by its stage, registered by reference, got with the source of the version: byte for byte."""
+    from pipeline_lib.tracking.client import open_client
+    from tests.integration.test_mlflow_registry import make_run, register_run
+
+    root = make_run(tmp_path / "run", {"base": "b", "r1": "r"})
+    git(root, "init", "--quiet")
+    _dvc(root, env, "init", "--quiet")
+    for model in ("base", "r1"):
+        _dvc(root, env, "add", "--quiet", f"models/{model}")
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    address = env["R1_REMOTE"]
+    for stage in ("prepare_base_model", "train_general_sft"):
+        assert DvcRemote.of(root, address, print).push(Run(locked_stages(root)[stage])) == 2
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    register_run(root, {"base": 0.2, "r1": 0.7})
+    client = open_client(f"sqlite:///{tmp_path}/mlflow.db", root)
+    source = client.get_model_version_by_alias("deepseek-r1-r1", "champion").source
+    assert source.startswith(f"{address}/files/md5/")
+    assert source.endswith(".dir")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline_lib.orchestration.remote",
+        "get",
+        source,
+        str(elsewhere / "r1"),
+    ]
+    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert content(elsewhere / "r1", ".") == content(root / "models/r1", ".")
+    assert os.listdir(elsewhere) == ["r1"]
+    again = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert again.stderr.startswith("REMOTE: path = ")
