@@ -84,7 +84,7 @@ def run_here(stage: str, folder: Path) -> int:
     from pipeline_lib.errors import ConfigError, PipelineError
     from pipeline_lib.orchestration.checkpoint_sync import CheckpointSync
     from pipeline_lib.orchestration.detached import log_path
-    from pipeline_lib.orchestration.dvc_remote import REMOTE_ENV, remote_address
+    from pipeline_lib.orchestration.remote_settings import REMOTE_ENV, remote_address
     from pipeline_lib.orchestration.runner import StageFailed, StageRun
     from pipeline_lib.orchestration.worktree import use_cache
 

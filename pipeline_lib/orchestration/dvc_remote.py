@@ -10,12 +10,9 @@ arrived; a directory's list goes after its files and a run after its outs, so wh
 
 from __future__ import annotations
 
-import configparser
 import hashlib
 import json
-import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,49 +20,15 @@ from typing import Any
 
 import yaml
 
-from pipeline_lib.errors import ConfigError, StorageError
+from pipeline_lib.errors import StorageError
 from pipeline_lib.orchestration.patience import for_each, patience_s
 from pipeline_lib.storage import s3
 from pipeline_lib.storage.atomic import write_bytes
 from pipeline_lib.storage.dvc_cache import cache_dir
 
-REMOTE_ENV = "R1_REMOTE"
-"""Environment variable: s3://bucket/prefix. Endpoint and credentials are the usual AWS_* variables."""
-LOGS_ENV = "R1_LOGS"
-"""Environment variable: s3://bucket/prefix for logs alone; without it they go below R1_REMOTE."""
-ERROR_MARK = "REMOTE: "
-"""How the line begins in which `pipeline_lib.orchestration.remote` says why it failed."""
 _OBJECT = re.compile(r"[0-9a-f]{32}(\.dir)?")
 _LEFT_OUT = ("size", "nfiles")
 """What DVC leaves out of a run's name."""
-
-
-def remote_address(environment: Mapping[str, str] | None = None) -> str | None:
-    """Return R1_REMOTE without a slash at its end; None when it is not set. ConfigError when it is no S3 address."""
-    asked = (os.environ if environment is None else environment).get(REMOTE_ENV)
-    if not asked:
-        return None
-    try:
-        s3.S3Uri.parse(asked)
-    except StorageError as error:
-        raise ConfigError(REMOTE_ENV, asked, "must be s3://bucket or s3://bucket/prefix") from error
-    return asked.rstrip("/")
-
-
-def add_remote(config: configparser.ConfigParser) -> None:
-    """Name R1_REMOTE in DVC's settings, so that `dvc pull` in a checkout needs no more than the AWS_* variables.
-
-    Nothing secret is written: s3fs reads endpoint and credentials from the environment, as boto3 does.
-    """
-    address = remote_address()
-    if address is None:
-        return
-    sections = {"core": {"remote": "r1"}, "'remote \"r1\"'": {"url": address, "verify": "true"}}
-    for section, options in sections.items():
-        if not config.has_section(section):
-            config.add_section(section)
-        for name, value in options.items():
-            config.set(section, name, value)
 
 
 def object_address(remote: str, md5: str) -> str:
@@ -73,13 +36,6 @@ def object_address(remote: str, md5: str) -> str:
     if not _OBJECT.fullmatch(md5):
         raise StorageError(f"{md5[:80]!r}: is not the MD5 of a file or directory")
     return f"{remote}/files/md5/{md5[:2]}/{md5[2:]}"
-
-
-def remote_command(verb: str, *arguments: str) -> list[str]:
-    """The command line of `pipeline_lib.orchestration.remote`, of this checkout wherever it runs."""
-    root = Path(__file__).resolve().parents[2]
-    program = f"import sys; sys.path.insert(0, {str(root)!r}); from pipeline_lib.orchestration.remote import main; main()"
-    return [sys.executable, "-P", "-c", program, verb, *arguments]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline_lib.errors import ConfigError, StorageError
-from pipeline_lib.orchestration.dvc_remote import LOGS_ENV, remote_address
 from pipeline_lib.orchestration.patience import for_each, patience_s
 from pipeline_lib.orchestration.redaction import Redactor
+from pipeline_lib.orchestration.remote_settings import LOGS_ENV, remote_address
 from pipeline_lib.storage import s3
 from pipeline_lib.tracking.locations import pipeline_run
 

@@ -24,12 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline_lib.errors import ConfigError, PipelineError, StorageError
-from pipeline_lib.orchestration.dvc_remote import (
-    ERROR_MARK,
-    DvcRemote,
-    Run,
-    remote_address,
-)
+from pipeline_lib.orchestration.dvc_remote import DvcRemote, Run
+from pipeline_lib.orchestration.remote_settings import ERROR_MARK, remote_address
 from pipeline_lib.tracking.outputs import locked_stages
 
 if TYPE_CHECKING:

@@ -23,9 +23,9 @@ from pathlib import Path
 
 from pipeline_lib.errors import EXIT_BAD_INPUT, EXIT_GATE_FAILED, EXIT_PREEMPTED, PipelineError
 from pipeline_lib.orchestration import processes
-from pipeline_lib.orchestration.dvc_remote import ERROR_MARK, LOGS_ENV, REMOTE_ENV, remote_command
 from pipeline_lib.orchestration.integrity import differing_outputs
 from pipeline_lib.orchestration.redaction import Redactor
+from pipeline_lib.orchestration.remote_settings import ERROR_MARK, LOGS_ENV, REMOTE_ENV, remote_command
 from pipeline_lib.storage.dvc_cache import evict_damaged
 
 EXIT_FILE = "R1_EXIT_FILE"

@@ -22,7 +22,7 @@ from typing import Any
 
 from pipeline_lib.errors import ConfigError, StorageError
 from pipeline_lib.orchestration import form
-from pipeline_lib.orchestration.dvc_remote import add_remote
+from pipeline_lib.orchestration.remote_settings import add_remote
 from pipeline_lib.storage.dvc_cache import cache_dir
 
 _COMMITTER = ("-c", "user.name=deepseek_r1 pipeline", "-c", "user.email=pipeline@localhost")

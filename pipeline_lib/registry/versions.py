@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from pipeline_lib.errors import StorageError
 from pipeline_lib.evaluation.report import EvaluationReport
-from pipeline_lib.orchestration.dvc_remote import object_address, remote_address
+from pipeline_lib.orchestration.dvc_remote import object_address
+from pipeline_lib.orchestration.remote_settings import remote_address
 from pipeline_lib.registry.lineage import Lineage
 from pipeline_lib.registry.model_card import model_card
 from pipeline_lib.registry.promotion import (

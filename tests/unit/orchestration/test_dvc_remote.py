@@ -7,7 +7,8 @@ import configparser
 import pytest
 
 from pipeline_lib.errors import ConfigError, StorageError
-from pipeline_lib.orchestration.dvc_remote import add_remote, object_address, remote_address
+from pipeline_lib.orchestration.dvc_remote import object_address
+from pipeline_lib.orchestration.remote_settings import add_remote, remote_address
 
 
 @pytest.mark.parametrize("md5", ["../../../etc/passwd", "", "0" * 31, "0" * 32 + ".exe", "G" * 32])
