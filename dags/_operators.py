@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from _triggers import StageTrigger
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import BaseOperator, BaseOperatorLink
+from airflow.sdk import BaseOperator, BaseOperatorLink, Connection
 from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
 
 from pipeline_lib.orchestration import detached, links
 from pipeline_lib.orchestration.detached import Attempt, Outcome
@@ -43,6 +43,30 @@ HERE_S = 10.0
 
 ANSWER_S = 2.5
 """How long a worker that has to end waits for Airflow to say why."""
+
+
+AWS_CONNECTION = "aws_default"
+"""The Airflow connection whose credentials stages get, if somebody has defined it."""
+
+
+def aws_environment() -> dict[str, str]:
+    """Return the connection as the AWS_* variables that boto3 and DVC read; empty where nobody has defined it.
+
+    Airflow masks its secrets in the task's log as soon as it is read; the variables go to the stage's process, never to a file.
+    """
+    try:
+        connection = Connection.get(AWS_CONNECTION)
+    except AirflowNotFoundException:
+        return {}
+    extra = connection.extra_dejson
+    given = {
+        "AWS_ACCESS_KEY_ID": connection.login,
+        "AWS_SECRET_ACCESS_KEY": connection.password,
+        "AWS_SESSION_TOKEN": extra.get("aws_session_token"),
+        "AWS_ENDPOINT_URL": extra.get("endpoint_url"),
+        "AWS_DEFAULT_REGION": extra.get("region_name"),
+    }
+    return {name: str(value) for name, value in given.items() if value}
 
 
 class MlflowRunLink(BaseOperatorLink):
@@ -109,7 +133,9 @@ class StageOperator(BaseOperator):
         run = run_name(ti.dag_id, ti.run_id)
         worktree = worktree_path(ROOT, run)
         self._push_links_known_now(ti, run)
-        attempt = detached.start(worktree, self.address, {"R1_PIPELINE_RUN": run}, self._say)
+        attempt = detached.start(
+            worktree, self.address, {"R1_PIPELINE_RUN": run, **aws_environment()}, self._say
+        )
         if self._told_to_end:
             self._end_early(ti, attempt)
         reader = str(ti.try_number) if self.deferrable else None

@@ -38,6 +38,12 @@ class StorageError(PipelineError):
     exit_code = EXIT_BAD_INPUT
 
 
+class StorageAway(StorageError):
+    """An object store does not answer, or says that it cannot now: trying again later helps, and so it is no bad input."""
+
+    exit_code = 1
+
+
 class GateFailed(PipelineError):
     """A Great Expectations gate refused a dataset. Retrying cannot help; the data must change."""
 

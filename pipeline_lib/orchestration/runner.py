@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -24,6 +24,8 @@ from pathlib import Path
 from pipeline_lib.errors import EXIT_BAD_INPUT, EXIT_GATE_FAILED, EXIT_PREEMPTED, PipelineError
 from pipeline_lib.orchestration import processes
 from pipeline_lib.orchestration.integrity import differing_outputs
+from pipeline_lib.orchestration.redaction import Redactor
+from pipeline_lib.orchestration.remote_settings import ERROR_MARK, LOGS_ENV, REMOTE_ENV, remote_command
 from pipeline_lib.storage.dvc_cache import evict_damaged
 
 EXIT_FILE = "R1_EXIT_FILE"
@@ -103,16 +105,59 @@ class StageRun:
     def __init__(self, worktree: Path, address: str, env: Mapping[str, str] | None = None) -> None:
         self._worktree, self._address = worktree, address
         self._env = stage_environment(worktree, address, env or {})
+        self._redact = Redactor(self._env)
         self._process: subprocess.Popen[str] | None = None
 
     def wait(self, on_line: Callable[[str], None]) -> StageResult:
         """Run the stage, hand every output line to `on_line`, return how it was done.
 
-        Outputs that are not what dvc.lock says come from a damaged cache: its objects go, and the stage runs once more.
+        With R1_REMOTE set, what it reads and what anybody computed before is fetched first, and what it wrote is pushed.
 
         Raises:
-            StageFailed: With the stage's own exit code and message.
+            StageFailed: With the stage's own exit code and message, or those of a fetch or push that failed.
         """
+        try:
+            self._remote("fetch", on_line)
+            result = self._sound_result(on_line)
+            self._remote("push", on_line)
+        except StageFailed:
+            self._keep_logs(on_line)
+            raise
+        return result
+
+    def _remote(self, verb: str, on_line: Callable[[str], None]) -> None:
+        """Fetch, or push (the logs too), where a remote is set. Outputs stay in the local cache whatever happens."""
+        if not self._env.get(REMOTE_ENV) and not (verb == "push" and self._env.get(LOGS_ENV)):
+            return
+        self._stop_leftovers(on_line)
+        output = _Output(self._address, on_line, self._redact)
+        code = self._follow(remote_command(verb, self._address), output)
+        if code != 0:
+            said = [line.removeprefix(ERROR_MARK) for line in output.last if line.startswith(ERROR_MARK)]
+            why = said[-1] if said else "\n".join(output.last)
+            raise StageFailed(self._address, code, f"{self._address}: {verb} failed: {why}")
+
+    def _keep_logs(self, on_line: Callable[[str], None]) -> None:
+        """Send the logs of an attempt that failed. Without the stage's mark: whoever stops a stage wants its log all the more."""
+        if not (self._env.get(REMOTE_ENV) or self._env.get(LOGS_ENV)):
+            return
+        env = {name: value for name, value in self._env.items() if name != processes.STAGE_MARK}
+        done = subprocess.run(
+            remote_command("logs", self._address),
+            cwd=self._worktree,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        for line in self._redact(done.stdout).splitlines():
+            on_line(line)
+
+    def _sound_result(self, on_line: Callable[[str], None]) -> StageResult:
+        """Outputs that are not what dvc.lock says come from a damaged cache: its objects go, and the stage runs once more."""
         result = self._attempt(on_line)
         if not self._cast_out_damaged(on_line):
             return result
@@ -145,8 +190,17 @@ class StageRun:
         self._stop_leftovers(on_line)
         _mend_rwlock(self._worktree, on_line)
         started = time.monotonic()
-        output = _Output(self._address, on_line)
-        process = self._start()
+        output = _Output(self._address, on_line, self._redact)
+        # Where the services share the machine, they must go on answering.
+        dvc = ["nice", "-n", "5", sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item"]
+        code = self._follow([*dvc, self._address], output)
+        if code != 0:
+            raise _failure(self._address, code, exit_file, output, self._redact)
+        return StageResult(self._address, output.how, time.monotonic() - started)
+
+    def _follow(self, command: Sequence[str], output: _Output) -> int:
+        """Run a command of the stage to its end, with all it started; returns its exit code."""
+        process = self._start(command)
         watchdog = self._watch(process.pid)
         reaper = threading.Thread(target=self._stop_orphans, args=(process,), daemon=True)
         reaper.start()
@@ -154,15 +208,12 @@ class StageRun:
             assert process.stdout is not None
             for line in process.stdout:
                 output.add(line.rstrip())
-            code = process.wait()
+            return process.wait()
         finally:
             if process.poll() is None:
                 self.stop()
             reaper.join()
             watchdog.communicate("done")
-        if code != 0:
-            raise _failure(self._address, code, exit_file, output)
-        return StageResult(self._address, output.how, time.monotonic() - started)
 
     def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """Stop dvc, the stage and everything it started; returns when none of it is left."""
@@ -175,10 +226,9 @@ class StageRun:
         process.wait()
         processes.stop((process.pid,), _mark(self._worktree, self._address), STOP_GRACE_S)
 
-    def _start(self) -> subprocess.Popen[str]:
-        dvc = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", self._address]
+    def _start(self, command: Sequence[str]) -> subprocess.Popen[str]:
         self._process = subprocess.Popen(
-            ["nice", "-n", "5", *dvc],  # where the services share the machine, they must go on answering
+            command,
             cwd=self._worktree,
             env=self._env,
             stdin=subprocess.DEVNULL,
@@ -232,13 +282,16 @@ def _mend_rwlock(worktree: Path, on_line: Callable[[str], None], patience_s: flo
 class _Output:
     """What a stage printed: handed on line by line, the end of it remembered, dvc's own remarks understood."""
 
-    def __init__(self, address: str, on_line: Callable[[str], None], keep: int = 15) -> None:
+    def __init__(
+        self, address: str, on_line: Callable[[str], None], redact: Redactor, keep: int = 15
+    ) -> None:
         self.how = How.COMPUTED
         self.last: list[str] = []
-        self._address, self._on_line, self._keep = address, on_line, keep
+        self._address, self._on_line, self._redact, self._keep = address, on_line, redact, keep
 
     def add(self, line: str) -> None:
         if line:
+            line = self._redact(line)
             self.how = _how(line, self._address) or self.how
             self.last = [*self.last[1 - self._keep :], line]
             self._on_line(line)
@@ -257,11 +310,11 @@ def _how(line: str, address: str) -> How | None:
     return None
 
 
-def _failure(address: str, dvc_code: int, exit_file: Path, output: _Output) -> StageFailed:
+def _failure(address: str, dvc_code: int, exit_file: Path, output: _Output, redact: Redactor) -> StageFailed:
     """Work out why a stage failed: its own account first, else what dvc says about its command."""
     if exit_file.is_file():
         report = json.loads(exit_file.read_text(encoding="utf-8"))
-        return StageFailed(address, int(report["exit_code"]), f"{address}: {report['error']}")
+        return StageFailed(address, int(report["exit_code"]), redact(f"{address}: {report['error']}"))
     error = output.dvc_error
     command = _COMMAND_FAILED.search(error or "")
     code = int(command.group(1)) if command else dvc_code

@@ -22,6 +22,7 @@ from typing import Any
 
 from pipeline_lib.errors import ConfigError, StorageError
 from pipeline_lib.orchestration import form
+from pipeline_lib.orchestration.remote_settings import add_remote
 from pipeline_lib.storage.dvc_cache import cache_dir
 
 _COMMITTER = ("-c", "user.name=deepseek_r1 pipeline", "-c", "user.email=pipeline@localhost")
@@ -175,14 +176,21 @@ def _share_cache(root: Path, path: Path) -> None:
             "revision", str(path), "this commit has no .dvc directory; run `dvc init` and commit it"
         )
     local = root / ".dvc" / "config.local"
-    config = configparser.ConfigParser(interpolation=None)
     if local.is_file():
         shutil.copy2(local, path / ".dvc" / "config.local")
-        config.read(local, encoding="utf-8")
+    use_cache(path, cache_dir(root))
+
+
+def use_cache(path: Path, cache: Path) -> None:
+    """Make the checkout `path` keep its DVC objects in `cache`, and name R1_REMOTE as its remote, in .dvc/config.local."""
+    local = path / ".dvc" / "config.local"
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(local, encoding="utf-8")
     if not config.has_section("cache"):
         config.add_section("cache")
-    config.set("cache", "dir", str(cache_dir(root)))
-    with (path / ".dvc" / "config.local").open("w", encoding="utf-8") as file:
+    config.set("cache", "dir", str(cache))
+    add_remote(config)
+    with local.open("w", encoding="utf-8") as file:
         config.write(file)
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from pipeline_lib.errors import StorageError
 from pipeline_lib.evaluation.report import EvaluationReport
+from pipeline_lib.orchestration.dvc_remote import object_address
+from pipeline_lib.orchestration.remote_settings import remote_address
 from pipeline_lib.registry.lineage import Lineage
 from pipeline_lib.registry.model_card import model_card
 from pipeline_lib.registry.promotion import (
@@ -153,11 +155,19 @@ def _create(client: MlflowClient, name: str, entry: Entry, root: Path, commit: s
     }
     return client.create_model_version(
         name,
-        source=f"dvc://models/{lineage.model}/{lineage.content_hash}",
+        source=_source(lineage),
         run_id=run.run_id if run else None,
         tags=tags,
         await_creation_for=0,
     )
+
+
+def _source(lineage: Lineage) -> str:
+    """Where the bytes are: the remote's object, which any machine can get; without a remote, the name DVC's cache has."""
+    remote = remote_address()
+    if remote is not None:
+        return object_address(remote, lineage.content_hash)
+    return f"dvc://models/{lineage.model}/{lineage.content_hash}"
 
 
 def _ensure_model(client: MlflowClient, name: str, lineage: Lineage) -> None:

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pipeline_lib.errors import StorageError
+from pipeline_lib.errors import StorageAway, StorageError
 from pipeline_lib.storage.atomic import atomic_path
-from pipeline_lib.storage.hash import hash_file
+from pipeline_lib.storage.hash import hash_bytes, hash_file
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -28,6 +28,9 @@ _HASH_KEY = "sha256"
 _ATTEMPTS = 4
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 60
+_REFUSED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "ExpiredToken")
+_BUSY = ("RequestTimeout", "SlowDown", "Throttling", "NoSuchUpload")
+"""Codes below 500 that a later attempt may not meet; a multipart upload is forgotten when a server starts anew."""
 _ENVIRONMENT = (
     *("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "HOME"),
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_CA_BUNDLE"),
@@ -64,11 +67,45 @@ class S3Object:
     """Bytes."""
 
 
-def download(uri: str, path: Path) -> None:
+def size_of(uri: str) -> int | None:
+    """Bytes of one object; None when there is no such object. Raises StorageError; see `download`."""
+    from botocore.exceptions import ClientError
+
+    where = S3Uri.parse(uri)
+    with _one_line_errors(where):
+        try:
+            return int(_client().head_object(Bucket=where.bucket, Key=where.key)["ContentLength"])
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") in ("404", "NoSuchKey", "NotFound"):
+                return None
+            raise
+
+
+def read(uri: str) -> bytes:
+    """A small object's bytes. Raises StorageError; see `download`."""
+    where = S3Uri.parse(uri)
+    with _one_line_errors(where):
+        content: bytes = _client().get_object(Bucket=where.bucket, Key=where.key)["Body"].read()
+    return content
+
+
+def write(content: bytes, uri: str) -> None:
+    """Make a small object of bytes. Raises StorageError; see `download`."""
+    where = S3Uri.parse(uri)
+    with _one_line_errors(where):
+        _client().put_object(
+            Bucket=where.bucket, Key=where.key, Body=content, Metadata={_HASH_KEY: hash_bytes(content)}
+        )
+
+
+def download(uri: str, path: Path, check: Callable[[Path], None] | None = None) -> None:
     """Copy one object to `path`, whole or not at all, and check its SHA-256 where the object carries one.
 
-    Raises StorageError: unreachable endpoint, no such bucket or object, refused credentials, content that does
-    not match its hash, full disk.
+    `check` may look at the file before it gets its name, and raise.
+
+    Raises:
+        StorageAway: The endpoint cannot be reached, or cannot answer now.
+        StorageError: No such bucket or object, refused credentials, content that does not match its hash, full disk.
     """
     where = S3Uri.parse(uri)
     with _one_line_errors(where):
@@ -83,6 +120,8 @@ def download(uri: str, path: Path) -> None:
                     f"{where}: the content (sha256 {found[:12]}…) is not what was uploaded ({expected[:12]}…). "
                     "Upload it again."
                 )
+            if check is not None:
+                check(temporary)
 
 
 def upload(path: Path, uri: str) -> None:
@@ -99,6 +138,13 @@ def upload(path: Path, uri: str) -> None:
         size = int(client.head_object(Bucket=where.bucket, Key=where.key)["ContentLength"])
     if size != path.stat().st_size:
         raise StorageError(f"{where}: {size} of {path.stat().st_size} bytes arrived. Upload it again.")
+
+
+def delete(uri: str) -> None:
+    """Remove one object; one that is not there is no error. Raises StorageError; see `download`."""
+    where = S3Uri.parse(uri)
+    with _one_line_errors(where):
+        _client().delete_object(Bucket=where.bucket, Key=where.key)
 
 
 def list_objects(uri: str) -> list[S3Object]:
@@ -170,7 +216,7 @@ def _endpoint() -> str:
 @contextlib.contextmanager
 def _one_line_errors(where: S3Uri) -> Iterator[None]:
     """Turn boto3's exceptions into one StorageError line that names the address and the remedy."""
-    from boto3.exceptions import Boto3Error
+    from boto3.exceptions import Boto3Error, RetriesExceededError
     from botocore.exceptions import (
         BotoCoreError,
         ClientError,
@@ -187,39 +233,37 @@ def _one_line_errors(where: S3Uri) -> Iterator[None]:
             f"{where}: no S3 credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials."
         ) from error
     except ClientError as error:
-        raise StorageError(_client_error(where, error)) from error
+        raise _client_error(where, error) from error
     except (ConnectionError, HTTPClientError) as error:
-        raise StorageError(
+        raise StorageAway(
             f"{where}: {_endpoint()} cannot be reached after {_ATTEMPTS} attempts ({type(error).__name__}). "
             "Check AWS_ENDPOINT_URL_S3 and that the server is up."
         ) from error
+    except RetriesExceededError as error:
+        raise StorageAway(f"{where}: {_endpoint()} broke the transfer off {_ATTEMPTS} times.") from error
     except Boto3Error as error:
         cause = error.__context__
-        line = (
-            _client_error(where, cause)
-            if isinstance(cause, ClientError)
-            else f"{where}: {type(error).__name__}."
-        )
-        raise StorageError(line) from error
+        if isinstance(cause, ClientError):
+            raise _client_error(where, cause) from error
+        raise StorageError(f"{where}: {type(error).__name__}.") from error
     except BotoCoreError as error:
         raise StorageError(f"{where}: {type(error).__name__}: {error}") from error
 
 
-def _client_error(where: S3Uri, error: ClientError) -> str:
+def _client_error(where: S3Uri, error: ClientError) -> StorageError:
     """The line for a request that the server answered with an error."""
     code = str(error.response.get("Error", {}).get("Code", "unknown"))
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
     if code == "NoSuchBucket":
-        return (
+        return StorageError(
             f"{where}: there is no bucket {where.bucket!r} at {_endpoint()}. Create it or correct the name."
         )
     if code in ("NoSuchKey", "404", "NotFound"):
-        return f"{where}: no such object at {_endpoint()}. Check bucket and key."
-    if status == 403 or code in (
-        "InvalidAccessKeyId",
-        "SignatureDoesNotMatch",
-        "AccessDenied",
-        "ExpiredToken",
-    ):
-        return f"{where}: {_endpoint()} refused the credentials ({code}). Check the keys and the bucket's policy."
-    return f"{where}: {_endpoint()} answered {code} ({status})."
+        return StorageError(f"{where}: no such object at {_endpoint()}. Check bucket and key.")
+    if status == 403 or code in _REFUSED:
+        return StorageError(
+            f"{where}: {_endpoint()} refused the credentials ({code}). Check the keys and the bucket's policy."
+        )
+    if status >= 500 or code in _BUSY:
+        return StorageAway(f"{where}: {_endpoint()} cannot serve it now ({code}, {status}). Try again later.")
+    return StorageError(f"{where}: {_endpoint()} answered {code} ({status}).")

@@ -6,6 +6,7 @@ cores the whole costs little more than one of them.
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -79,11 +80,18 @@ class Services:
         return worktree_path(self.root, run_name(dag_id, run_id))
 
 
+AWS_SECRET = "looks-like-a-secret-8f2c41"  # pragma: allowlist secret (the test's own)
+"""The password of the connection `aws_default`: one careless stage prints it."""
+
+
 @pytest.fixture(scope="session")
 def tiny_services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     """Airflow, MLflow and the file server over a new tiny project; stopped at the end, nothing left behind."""
     root = build(tmp_path_factory.mktemp("tiny") / "project")
-    stack = stacks.up(root)
+    connection = {"conn_type": "aws", "login": "a-key", "password": AWS_SECRET}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
+        stack = stacks.up(root)
     try:
         api = AirflowApi(stack.airflow)
         deadline = time.monotonic() + 180

