@@ -26,7 +26,9 @@ class ConfigError(PipelineError):
 
     def __init__(self, field: str, value: object, remedy: str) -> None:
         self.field, self.value, self.remedy = field, value, remedy
-        super().__init__(f"{_short(field if field.isprintable() else ascii(field))} = {_short(repr(value))}: {remedy}")
+        super().__init__(
+            f"{_short(field if field.isprintable() else ascii(field))} = {_short(repr(value))}: {remedy}"
+        )
 
 
 def _short(text: str) -> str:

@@ -76,7 +76,11 @@ class SlurmParams(StrictModel):
             if not re.fullmatch(r"--?[A-Za-z][^\s'\"\\]*", option):
                 raise ValueError(f"{option!r} is not one option in one word, like '--constraint=h100'")
             # sbatch takes any beginning of a long name for it.
-            ours = any(o.startswith(name) for o in _OURS) if option.startswith("--") else option[1] in _OURS_SHORT
+            ours = (
+                any(o.startswith(name) for o in _OURS)
+                if option.startswith("--")
+                else option[1] in _OURS_SHORT
+            )
             if ours:
                 raise ValueError(f"{option!r} is the launcher's own to set; leave it out")
         return options

@@ -189,7 +189,9 @@ def set_dotted(tree: dict[str, Any], dotted: str, value: Any) -> None:
     try:
         json.dumps([dotted, value], ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError:
-        raise ConfigError(dotted, value, "holds half of a character (a lone surrogate); write UTF-8") from None
+        raise ConfigError(
+            dotted, value, "holds half of a character (a lone surrogate); write UTF-8"
+        ) from None
     *sections, last = dotted.split(".")
     node = tree
     for section in sections:

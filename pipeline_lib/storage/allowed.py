@@ -29,7 +29,9 @@ def require_allowed(path: Path, root: Path | None = None) -> Path:
         return path
     real = Path(os.path.realpath(path))
     checkout = main_checkout(root)
-    ours = real.is_relative_to(checkout) and not any(p.startswith(".") for p in real.relative_to(checkout).parts)
+    ours = real.is_relative_to(checkout) and not any(
+        p.startswith(".") for p in real.relative_to(checkout).parts
+    )
     if not ours and not any(real.is_relative_to(os.path.realpath(directory)) for directory in listed):
         raise DataError(
             f"{path}: outside the directories that parameters may name here. Move it below one of {ALLOWED} ({', '.join(listed)})."

@@ -30,14 +30,90 @@ from build_tiny import build
 PROJECT = Path(__file__).resolve().parents[2]
 
 SHELL = (
-    *("; touch owned", "$(touch owned)", "`touch owned`", "x && touch owned", "x | tee owned", "x > owned", "x\ntouch owned"),
-    *("${IFS}touch", "*", "?", "~", "!!", "'", '"', "\\", "a\tb", "a b", "\x00", "a\x00b", "\x1b[2J", "\r\n", "a\n"),
+    *(
+        "; touch owned",
+        "$(touch owned)",
+        "`touch owned`",
+        "x && touch owned",
+        "x | tee owned",
+        "x > owned",
+        "x\ntouch owned",
+    ),
+    *(
+        "${IFS}touch",
+        "*",
+        "?",
+        "~",
+        "!!",
+        "'",
+        '"',
+        "\\",
+        "a\tb",
+        "a b",
+        "\x00",
+        "a\x00b",
+        "\x1b[2J",
+        "\r\n",
+        "a\n",
+    ),
 )
-OPTIONS = ("--upload-pack=touch owned", "--exec=touch owned", "-c", "--help", "-", "--", "--output=/tmp/owned", "-rf")
-PATHS = ("../../owned", "../owned", "/tmp/owned", "/etc/shadow", "a/../../b", ".", "..", ".git/hooks/post-commit", "C:\\owned")
-TEMPLATES = ("{{ 7 * 7 }}", "{{ params.seed }}", "{% import os %}", "${run.seed}", "${item.student}", "%(x)s", "{0.__class__}")
-GIT = ("HEAD:..", "HEAD..main", "@{", "@{-1}", "main@{yesterday}", "HEAD^{/x}", ":/x", "^main", "main:params.yaml", "refs/../x")
-ODD = ("", " ", "é", "名", "ａ", "\u202eevil", "\u200b", "\ud800", "x" * 300, "x" * 100_000, "𝟏", "run.lock/", "a//b")
+OPTIONS = (
+    "--upload-pack=touch owned",
+    "--exec=touch owned",
+    "-c",
+    "--help",
+    "-",
+    "--",
+    "--output=/tmp/owned",
+    "-rf",
+)
+PATHS = (
+    "../../owned",
+    "../owned",
+    "/tmp/owned",
+    "/etc/shadow",
+    "a/../../b",
+    ".",
+    "..",
+    ".git/hooks/post-commit",
+    "C:\\owned",
+)
+TEMPLATES = (
+    "{{ 7 * 7 }}",
+    "{{ params.seed }}",
+    "{% import os %}",
+    "${run.seed}",
+    "${item.student}",
+    "%(x)s",
+    "{0.__class__}",
+)
+GIT = (
+    "HEAD:..",
+    "HEAD..main",
+    "@{",
+    "@{-1}",
+    "main@{yesterday}",
+    "HEAD^{/x}",
+    ":/x",
+    "^main",
+    "main:params.yaml",
+    "refs/../x",
+)
+ODD = (
+    "",
+    " ",
+    "é",
+    "名",
+    "ａ",
+    "\u202eevil",
+    "\u200b",
+    "\ud800",
+    "x" * 300,
+    "x" * 100_000,
+    "𝟏",
+    "run.lock/",
+    "a//b",
+)
 HOSTILE = (*SHELL, *OPTIONS, *PATHS, *TEMPLATES, *GIT, *ODD)
 
 
@@ -106,13 +182,18 @@ def test_runs_of_hostile_ids_stay_below_runs(repo: Path) -> None:
         create_run(repo, name, profile="micro", overrides={})
         assert (repo / "runs" / name / ".run" / "run.json").is_file()
     assert [t for t in _traces(repo) if t not in outside and "/runs/" not in t] == []
-    assert subprocess.run(["git", "status", "--porcelain"], cwd=repo, capture_output=True, check=True).stdout == b""
+    assert (
+        subprocess.run(["git", "status", "--porcelain"], cwd=repo, capture_output=True, check=True).stdout
+        == b""
+    )
 
 
 def test_a_revision_is_a_commit_or_refused(repo: Path, git_calls: Callable[[], list[list[str]]]) -> None:
     before = _traces(repo)
     for revision in HOSTILE:
-        assert _refused(lambda revision=revision: create_run(repo, "rev", profile=None, overrides={}, revision=revision))
+        assert _refused(
+            lambda revision=revision: create_run(repo, "rev", profile=None, overrides={}, revision=revision)
+        )
         if revision:  # an empty one means: the latest finished run
             assert _refused(lambda revision=revision: finished_run(repo, revision))
         assert not (repo / "runs" / "rev").exists()
@@ -121,7 +202,9 @@ def test_a_revision_is_a_commit_or_refused(repo: Path, git_calls: Callable[[], l
         assert not any(value in call for value in HOSTILE if value), call
 
 
-def test_git_never_takes_a_revision_for_an_option(repo: Path, git_calls: Callable[[], list[list[str]]]) -> None:
+def test_git_never_takes_a_revision_for_an_option(
+    repo: Path, git_calls: Callable[[], list[list[str]]]
+) -> None:
     """Also one that passes the check of its characters: it comes after --end-of-options, and git then sees only the commit."""
     revision = "main~0"
     commit = create_run(repo, "plain", profile=None, overrides={}, revision=revision).commit
@@ -130,7 +213,15 @@ def test_git_never_takes_a_revision_for_an_option(repo: Path, git_calls: Callabl
     assert calls
     for call in calls:
         assert revision not in " ".join(call[: call.index("--end-of-options")]), call
-    assert ["worktree", "add", "--quiet", "-b", "run/plain", str(repo / "runs" / "plain"), commit] in git_calls()
+    assert [
+        "worktree",
+        "add",
+        "--quiet",
+        "-b",
+        "run/plain",
+        str(repo / "runs" / "plain"),
+        commit,
+    ] in git_calls()
 
 
 NAME_FIELDS = ("students", "suites", "models")
@@ -139,33 +230,88 @@ NAME_FIELDS = ("students", "suites", "models")
 @pytest.mark.parametrize("field", NAME_FIELDS)
 def test_names_are_names_or_refused(field: str) -> None:
     for value in HOSTILE:
-        if not set(value) - {"x"} or value == "HEAD..main":  # one path component of plain letters; as a student it is unknown
+        if (
+            not set(value) - {"x"} or value == "HEAD..main"
+        ):  # one path component of plain letters; as a student it is unknown
             continue
         assert _refused(lambda value=value: overrides_from_form({field: [value]})), value
     for value in (["r1", 3], ["r1", None], [["r1"]], [{"r1": 1}], {"r1": 1}, 7, "r1"):
         assert _refused(lambda value=value: overrides_from_form({field: value})), value
-    too_long = {"students": "distill.students", "suites": "evaluate.suites", "models": "evaluate.models"}[field]
+    too_long = {"students": "distill.students", "suites": "evaluate.suites", "models": "evaluate.models"}[
+        field
+    ]
     assert _refused(lambda: compose("micro", {too_long: ["x" * 300]}, root=PROJECT))
 
 
 OVERRIDES: tuple[Mapping[str, Any], ...] = (
-    *({key: 1} for key in ("__class__", "run.__class__", "run.__class__.__init__", "__proto__.seed", "run..seed", ".run.seed")),
-    *({key: 1} for key in ("run.seed.", "", ".", "../params", "/etc/passwd", "run/seed", "run.seed\n", "run.seed;x", "students")),
-    *({key: 1} for key in ("students.qwen-xs", "run", "engine", "engine.slurm", "nowhere.steps", "*", "run.*", "{{ run }}")),
-    *({"run.seed": value} for value in ("x", "{{ 1 }}", [1], {"a": 1}, -1, 2**70, True and None, "1; touch owned")),
+    *(
+        {key: 1}
+        for key in (
+            "__class__",
+            "run.__class__",
+            "run.__class__.__init__",
+            "__proto__.seed",
+            "run..seed",
+            ".run.seed",
+        )
+    ),
+    *(
+        {key: 1}
+        for key in (
+            "run.seed.",
+            "",
+            ".",
+            "../params",
+            "/etc/passwd",
+            "run/seed",
+            "run.seed\n",
+            "run.seed;x",
+            "students",
+        )
+    ),
+    *(
+        {key: 1}
+        for key in (
+            "students.qwen-xs",
+            "run",
+            "engine",
+            "engine.slurm",
+            "nowhere.steps",
+            "*",
+            "run.*",
+            "{{ run }}",
+        )
+    ),
+    *(
+        {"run.seed": value}
+        for value in ("x", "{{ 1 }}", [1], {"a": 1}, -1, 2**70, True and None, "1; touch owned")
+    ),
     *({"run.profile": value} for value in HOSTILE),
     *({"engine.launcher": value} for value in (*PATHS, *OPTIONS, *SHELL)),
     *({"collect_distillation.teacher": value} for value in HOSTILE),
     *({"train_student_rl.student": value} for value in HOSTILE),
     *({"register_models.prefix": value} for value in HOSTILE),
     *({"register_models.policy": value} for value in HOSTILE),
-    *({"register_models.policy": value} for value in ("/etc/x.yaml", "../x.yaml", "a/../../x.yaml", ".run/x.yaml", "a//x.yaml", "x.yaml\n")),
+    *(
+        {"register_models.policy": value}
+        for value in ("/etc/x.yaml", "../x.yaml", "a/../../x.yaml", ".run/x.yaml", "a//x.yaml", "x.yaml\n")
+    ),
     *({"prepare_problems.sources": [{"kind": value, "role": "train"}]} for value in HOSTILE),
     *({"engine.slurm.partition": value} for value in ("a\nrm -rf /", "a b", "a --output=/x", "'", "a\rb")),
     *({"engine.slurm.account": value} for value in ("a\ntouch owned", 'a"')),
     *(
         {"engine.slurm.options": [value]}
-        for value in ("--exclusive\ntouch owned", "--output=/etc/owned", "--out=/x", "-o/x", "-D/", "--chdir=/", "--wrap=id", "x", "")
+        for value in (
+            "--exclusive\ntouch owned",
+            "--output=/etc/owned",
+            "--out=/x",
+            "-o/x",
+            "-D/",
+            "--chdir=/",
+            "--wrap=id",
+            "x",
+            "",
+        )
     ),
     {"engine.slurm.options": ["--exclusive --output=/x"]},
     {"engine.slurm.options": "--exclusive"},
@@ -182,7 +328,12 @@ def test_overrides_are_parameters_or_refused() -> None:
             set_dotted(tree, dotted, value)
         build_params(tree, root=PROJECT)
 
-    build({"engine.slurm.options": ["--exclusive", "--constraint=h100", "-pdebug"], "engine.slurm.partition": "gpu"})
+    build(
+        {
+            "engine.slurm.options": ["--exclusive", "--constraint=h100", "-pdebug"],
+            "engine.slurm.partition": "gpu",
+        }
+    )
     assert [override for override in OVERRIDES if not _refused(lambda o=override: build(o))] == []
 
 
@@ -203,7 +354,9 @@ def test_a_profile_is_a_file_of_profiles_or_refused() -> None:
     ],
     ids=["path", "template", "surrogate", "dunder", "huge", "NUL"],
 )
-def test_the_process_that_writes_params_refuses_too(repo: Path, profile: str, overrides: dict[str, Any]) -> None:
+def test_the_process_that_writes_params_refuses_too(
+    repo: Path, profile: str, overrides: dict[str, Any]
+) -> None:
     """The check is made by the code of the commit that the run starts from, in a process of its own."""
     before = (repo / "params.yaml").read_bytes()
     assert _refused(lambda: write_params(repo, profile, overrides))
@@ -224,7 +377,15 @@ def test_text_that_is_allowed_stays_text(tmp_path: Path, repo: Path) -> None:
 def test_models_are_names_entries_or_directories_with_weights(repo: Path) -> None:
     for value in HOSTILE:
         assert _refused(lambda value=value: select_models(repo, [value], "")), value
-    for value in ("/etc", "/root", "~root/x", "~nobody-of-that-name/x", "/proc/self/root", "x/" * 3000, "/\x00"):
+    for value in (
+        "/etc",
+        "/root",
+        "~root/x",
+        "~nobody-of-that-name/x",
+        "/proc/self/root",
+        "x/" * 3000,
+        "/\x00",
+    ):
         assert _refused(lambda value=value: select_models(repo, [value], "")), value
 
 
@@ -264,7 +425,13 @@ def forms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
     values = json.dumps([value for value in HOSTILE if len(value) < 1000])
     done = subprocess.run(
-        [sys.executable, "-c", _LOOK], input=values, env=env, cwd=PROJECT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", _LOOK],
+        input=values,
+        env=env,
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return dict(json.loads(done.stdout.rpartition("RESULT")[2]))
 
@@ -276,7 +443,9 @@ def test_no_operator_runs_a_shell_and_no_template_holds_a_form_value(forms: dict
         if name.startswith("Stage"):
             assert fields == [], name
     templates = [text for _, _, text in forms["texts"] if "{{" in text or "{%" in text]
-    assert set(templates) <= {"'{{ task.item }}'"}  # the label of a mapped task; the item is a checked name, and not rendered again
+    assert set(templates) <= {
+        "'{{ task.item }}'"
+    }  # the label of a mapped task; the item is a checked name, and not rendered again
 
 
 def test_the_form_lets_through_only_what_the_library_checks(forms: dict[str, Any]) -> None:
@@ -287,4 +456,6 @@ def test_the_form_lets_through_only_what_the_library_checks(forms: dict[str, Any
     for name in ("students", "suites", "teacher"):
         for dag in ("deepseek_r1", "distill", "evaluate"):
             let_through = forms["accepted"].get(f"{dag}.{name}", [])
-            assert all("\\n" in text or "xxx" in text or "HEAD..main" in text for text in let_through), let_through
+            assert all("\\n" in text or "xxx" in text or "HEAD..main" in text for text in let_through), (
+                let_through
+            )
