@@ -37,7 +37,13 @@ SECRETS = {
         *("AIRFLOW__CORE__FERNET_KEY", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "AIRFLOW_CONN_AWS_DEFAULT"),
     )
 }
-STAGES = ("prepare_problems", "validate_problems", "prepare_base_model", "select_hard_problems", "train_r1_zero")
+STAGES = (
+    "prepare_problems",
+    "validate_problems",
+    "prepare_base_model",
+    "select_hard_problems",
+    "train_r1_zero",
+)
 SMALL = {
     "prepare_problems.sources": [
         {"kind": "microworld", "role": role, "options": options}
