@@ -60,6 +60,13 @@ def audit(pip_audit: str, lock: Path, known: dict[str, str]) -> int:
             reason = next((known[name] for name in (flaw["id"], *flaw["aliases"]) if name in known), None)
             line = f"{package['name']} {package['version']}: {flaw['id']}, mended in {', '.join(flaw['fix_versions']) or 'no version'}"
             (excused if reason else open_).append(f"{line} [{reason}]" if reason else line)
+    if 2 * len(skipped) > len(
+        packages
+    ):  # where the database is a mirror without advisories, every package is "not found"
+        print(
+            f"{lock.name}: not audited: the database of advisories does not know {len(skipped)} of {len(packages)} packages"
+        )
+        return FOUND if open_ else NOT_AUDITED
     print(
         "\n".join(
             [*open_, *(f"excepted: {line}" for line in excused), *(f"skipped: {name}" for name in skipped)]
