@@ -26,8 +26,8 @@ SKIPPED = {"name": "c", "skip_reason": "not on the index"}
         (
             json.dumps({"dependencies": [SKIPPED]}),
             {},
-            0,
-            "0 packages audited, 0 flaws, 0 excepted, 1 skipped",
+            3,
+            "does not know 1 of 1",
         ),
         ("", {}, 3, "not audited"),
         ("{}", {}, 3, "not audited"),
