@@ -193,7 +193,7 @@ def test_a_tracking_uri_with_a_password_is_refused(tmp_path: Path) -> None:
     """It would be in every journal, warning and link; MLflow reads the two variables that the message names."""
     env = {
         **os.environ,
-        "MLFLOW_TRACKING_URI": "http://someone:hush-9@127.0.0.1:1",
+        "MLFLOW_TRACKING_URI": "http://someone:hush-9@127.0.0.1:1",  # pragma: allowlist secret (the test's own)
         "PYTHONPATH": str(Path.cwd()),
     }
     done = subprocess.run(
