@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export DS_ACCELERATOR ?= cpu
 
-.PHONY: help setup setup-gpu demo up down status repro test test-fast mutation check secrets format claims bench bench-setup test-e2e test-faults lock deps browser slurm postgres clean
+.PHONY: help setup setup-gpu demo up down status repro test test-fast mutation check secrets audit format claims bench bench-setup test-e2e test-faults lock deps browser slurm postgres clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
@@ -55,6 +55,10 @@ check: setup ## format, lint, types, import contracts, architecture tests
 
 secrets: setup ## is there a credential in a file that git knows? (exceptions are marked in their line)
 	@git ls-files -z | xargs -0 $(PY) -m detect_secrets.pre_commit_hook --exclude-files '^requirements/'
+
+audit: setup ## known vulnerabilities in the locks (pip-audit); exit code 3 where its database cannot be reached
+	@cmp -s requirements/audit.txt .run/audit/.lock || (mkdir -p .run && $(PY) -m venv --clear .run/audit && .run/audit/bin/python -m pip install -q --disable-pip-version-check --no-deps -r requirements/audit.txt && cp requirements/audit.txt .run/audit/.lock)
+	@$(PY) infra/bin/audit.py --pip-audit .run/audit/bin/pip-audit $(ARGS) || exit $$?
 
 format: setup ## rewrite the code in the project's format
 	@ruff check -q --fix . ; ruff format -q .

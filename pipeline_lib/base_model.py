@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pipeline_lib.errors import ConfigError, DataError
 from pipeline_lib.modeling import load_model, load_tokenizer, save_model
 from pipeline_lib.prompt_templates import chat_template
+from pipeline_lib.storage.allowed import require_allowed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -60,6 +61,7 @@ def keep_layers(model: PreTrainedModel, count: int) -> None:
 
 
 def _from_directory(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    require_allowed(Path(source))
     return load_model(source), load_tokenizer(source)
 
 
@@ -74,7 +76,7 @@ def _from_hub(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
         remedy = f"the hub cannot deliver it ({type(error).__name__}); check the id and the network, or use a directory"
         raise ConfigError("prepare_base_model.source", source, remedy) from error
-    return _from_directory(files)
+    return load_model(files), load_tokenizer(files)
 
 
 def _from_smollm2_package(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -113,7 +115,7 @@ def _random(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    if not (Path(source) / "config.json").is_file():
+    if not (require_allowed(Path(source)) / "config.json").is_file():
         raise DataError(f"{source}: no config.json; name a directory with a config and a tokenizer")
     config = AutoConfig.from_pretrained(source)
     with torch.random.fork_rng(devices=[]):

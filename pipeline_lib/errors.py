@@ -9,6 +9,9 @@ EXIT_BAD_INPUT = 2
 EXIT_GATE_FAILED = 3
 EXIT_PREEMPTED = 75
 
+_LONGEST_TEXT = 300
+"""Characters of a field or value that a message repeats."""
+
 
 class PipelineError(Exception):
     """Base of every error this project raises on purpose."""
@@ -23,7 +26,14 @@ class ConfigError(PipelineError):
 
     def __init__(self, field: str, value: object, remedy: str) -> None:
         self.field, self.value, self.remedy = field, value, remedy
-        super().__init__(f"{field} = {value!r}: {remedy}")
+        super().__init__(
+            f"{_short(field if field.isprintable() else ascii(field))} = {_short(repr(value))}: {remedy}"
+        )
+
+
+def _short(text: str) -> str:
+    """At most one line of a log, whatever somebody typed."""
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}… ({len(text)} characters)"
 
 
 class DataError(PipelineError):

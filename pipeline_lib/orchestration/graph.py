@@ -149,7 +149,7 @@ def check_names(field: str, values: Any) -> tuple[str, ...]:
     if not isinstance(values, list | tuple) or not values:
         raise ConfigError(field, values, "must be a list with at least one name")
     for value in values:
-        if not isinstance(value, str) or not NAME.match(value):
+        if not isinstance(value, str) or not NAME.fullmatch(value):
             raise ConfigError(field, value, "a name has letters, digits, '.', '_' and '-' only")
     twice = sorted({value for value in values if list(values).count(value) > 1})
     if twice:

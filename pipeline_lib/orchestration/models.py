@@ -16,6 +16,7 @@ from pipeline_lib.errors import ConfigError, DataError
 from pipeline_lib.orchestration.graph import check_names
 from pipeline_lib.orchestration.links import tracking_server
 from pipeline_lib.orchestration.worktree import finished_run
+from pipeline_lib.storage.allowed import require_allowed
 
 REGISTRY_SCHEME = "models:/"
 
@@ -60,8 +61,11 @@ def select_models(root: Path, asked: Sequence[str], from_run: str | None) -> Sel
 
 
 def _directory(root: Path, path: str, from_run: str | None) -> Selection:
-    directory = (root / Path(path).expanduser()).resolve()
-    if not directory.is_dir():
+    try:
+        directory = Path(os.path.realpath(require_allowed(root / Path(path).expanduser(), root)))
+    except RuntimeError as error:  # ~nobody-of-that-name
+        raise DataError(f"models: {path}: {error}") from None
+    if not os.path.isdir(directory):  # Path.is_dir() raises for a name that is too long
         raise DataError(f"models: {path} is not a directory on this machine")
     if not any(directory.glob("*.safetensors")):
         raise DataError(f"models: {path} holds no weights (*.safetensors)")

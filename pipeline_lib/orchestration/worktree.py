@@ -26,7 +26,9 @@ from pipeline_lib.orchestration.remote_settings import add_remote
 from pipeline_lib.storage.dvc_cache import cache_dir
 
 _COMMITTER = ("-c", "user.name=deepseek_r1 pipeline", "-c", "user.email=pipeline@localhost")
-_REVISION = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._/~^-]*$")
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/~^-]{0,249}")
+_LONGEST_NAME = 200
+"""Characters of a run's name. It names a file of git's (`<name>.lock`) and directories of ours; 255 is the file system's limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,13 @@ class RunRecord:
 def run_name(dag_id: str, run_id: str) -> str:
     """Return a directory and branch name for an Airflow run: letters, digits, `.`, `_`, `-` only."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", run_id).strip("-.")
-    name = re.sub(r"\.{2,}", ".", name).removesuffix(".lock")
+    name = re.sub(r"(\.lock)+$", "", re.sub(r"\.{2,}", ".", name))
     if not name:
         raise ConfigError("run_id", run_id, "needs at least one letter or digit")
-    return name if dag_id == "deepseek_r1" else f"{dag_id}-{name}"
+    name = name if dag_id == "deepseek_r1" else f"{dag_id}-{name}"
+    if len(name) > _LONGEST_NAME:
+        raise ConfigError("run_id", f"{run_id[:40]}…", f"is a directory: at most {_LONGEST_NAME} characters")
+    return name
 
 
 def worktree_path(root: Path, name: str) -> Path:
@@ -159,7 +164,7 @@ def _same_run(found: RunRecord, asked: RunRecord) -> RunRecord:
 
 
 def _resolve(root: Path, revision: str) -> str:
-    if not _REVISION.match(revision) or ".." in revision:
+    if not _REVISION.fullmatch(revision) or ".." in revision:
         raise ConfigError("revision", revision, "must be a branch, a tag or a commit")
     try:
         return _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")

@@ -195,5 +195,9 @@ class RegisterModelsParams(StrictModel):
     """MLflow registry."""
 
     prefix: Name = Field("deepseek-r1", description="Registered model names are <prefix>-<model>.")
-    policy: str = Field("mlflow/registry_policy.yaml", description="Promotion rule.")
+    policy: str = Field(
+        "mlflow/registry_policy.yaml",
+        pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*\.yaml$",
+        description="Promotion rule: a file of the run's commit.",
+    )
     margin: NonNegativeFloat = Field(0.0, description="Extra improvement asked on the primary metric.")

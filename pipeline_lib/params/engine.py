@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipeline_lib.params._base import Fraction, Name, PositiveFloat, PositiveInt, StrictModel
+
+_WORD = r"^[^\s'\"\\]*$"
+"""One word of a script's header: a line break in it would be a line of the script, a space another option."""
+_OURS = ("job-name", "chdir", "output", "error", "input", "open-mode", "wrap")
+"""sbatch options that the launcher sets, or that would let a job's own output be written anywhere."""
+_OURS_SHORT = "JDoei"
 
 
 class RunParams(StrictModel):
@@ -41,8 +48,8 @@ class SlurmParams(StrictModel):
     its content key.
     """
 
-    partition: str = Field("", description="Partition; empty: the cluster's default.")
-    account: str = Field("", description="Account to charge; empty: the user's default.")
+    partition: str = Field("", pattern=_WORD, description="Partition; empty: the cluster's default.")
+    account: str = Field("", pattern=_WORD, description="Account to charge; empty: the user's default.")
     gpus_per_node: int = Field(
         0,
         ge=0,
@@ -58,8 +65,25 @@ class SlurmParams(StrictModel):
     )
     options: list[str] = Field(
         default_factory=list,
-        description="More sbatch options, as in a script: ['--exclusive', '--constraint=h100'].",
+        description="More sbatch options, as in a script, one word each: ['--exclusive', '--constraint=h100'].",
     )
+
+    @field_validator("options")
+    @classmethod
+    def _are_options_of_the_user(cls, options: list[str]) -> list[str]:
+        for option in options:
+            name = option.removeprefix("--").partition("=")[0]
+            if not re.fullmatch(r"--?[A-Za-z][^\s'\"\\]*", option):
+                raise ValueError(f"{option!r} is not one option in one word, like '--constraint=h100'")
+            # sbatch takes any beginning of a long name for it.
+            ours = (
+                any(o.startswith(name) for o in _OURS)
+                if option.startswith("--")
+                else option[1] in _OURS_SHORT
+            )
+            if ours:
+                raise ValueError(f"{option!r} is the launcher's own to set; leave it out")
+        return options
 
 
 class KubernetesParams(StrictModel):

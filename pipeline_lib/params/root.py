@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -148,10 +149,10 @@ def compose(profile: str, overrides: Mapping[str, Any] | None = None, *, root: P
 
     `distill.students` given alone also decides the students that are evaluated.
     """
-    tree = read_yaml(root / "params.yaml")
     known = sorted(p.stem for p in (root / "profiles").glob("*.yaml"))
     if profile not in known:
         raise ConfigError("profile", profile, f"unknown profile; known: {', '.join(known)}")
+    tree = read_yaml(root / "params.yaml")
     overlay = read_yaml(root / "profiles" / f"{profile}.yaml")
     before = list(tree["distill"]["students"])
     tree = merge(tree, overlay)
@@ -185,6 +186,12 @@ def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]
 
 def set_dotted(tree: dict[str, Any], dotted: str, value: Any) -> None:
     """Set `a.b.c` in a nested tree; the section must exist (unknown fields are named by validation)."""
+    try:
+        json.dumps([dotted, value], ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            dotted, value, "holds half of a character (a lone surrogate); write UTF-8"
+        ) from None
     *sections, last = dotted.split(".")
     node = tree
     for section in sections:

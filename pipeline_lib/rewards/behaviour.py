@@ -102,6 +102,10 @@ def word_scripts(text: str) -> list[str]:
     found: list[str] = []
     run, length = "", 0
     for char in plain + " ":
+        if (
+            unicodedata.category(char) == "Cf"
+        ):  # zero-width: would cut a word into single letters, which count for nothing
+            continue
         script = "" if unicodedata.combining(char) else _script(char)
         if script == run and script not in _ONE_CHARACTER_WORDS:
             length += 1

@@ -78,7 +78,12 @@ def is_well_formed(response: str) -> bool:
     end_thought, answer = text.index(END_THINK), text.index(ANSWER)
     between = text[end_thought + len(END_THINK) : answer]
     inside = text[answer + len(ANSWER) : -len(END_ANSWER)]
-    return end_thought < answer and not between.strip() and bool(inside.strip())
+    return end_thought < answer and not between.strip() and _is_visible(inside)
+
+
+def _is_visible(text: str) -> bool:
+    """False for blanks, and for zero-width characters, which print nothing either."""
+    return any(char.isprintable() and not char.isspace() for char in text)
 
 
 def thought_of(response: str) -> str:
@@ -131,7 +136,7 @@ def _tagged(text: str) -> Extraction:
     answer = text[start:end].strip()
     if any(tag in answer for tag in _TAGS):
         return Extraction(None, "a tag inside the answer")
-    return Extraction(answer) if answer else Extraction(None, "the answer is empty")
+    return Extraction(answer) if _is_visible(answer) else Extraction(None, "the answer is empty")
 
 
 def _boxed(text: str) -> list[str]:

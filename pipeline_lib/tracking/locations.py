@@ -10,6 +10,9 @@ import hashlib
 import os
 import subprocess
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from pipeline_lib.errors import ConfigError
 
 EXPERIMENT = "deepseek_r1"
 PIPELINE_RUN_ENV = "R1_PIPELINE_RUN"
@@ -27,8 +30,18 @@ def main_checkout(root: Path | None = None) -> Path:
 
 
 def tracking_uri(root: Path | None = None) -> str:
-    """Return MLFLOW_TRACKING_URI, or the SQLite file all worktrees share."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store_dir(root) / 'mlflow.db'}"
+    """Return MLFLOW_TRACKING_URI, or the SQLite file all worktrees share.
+
+    Raises ConfigError for a server's URI with a password in it: journals, links and warnings hold the URI.
+    """
+    named = os.environ.get("MLFLOW_TRACKING_URI")
+    if named and named.startswith("http") and urlsplit(named).password is not None:
+        raise ConfigError(
+            "MLFLOW_TRACKING_URI",
+            "(not shown)",
+            "holds a password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead",
+        )
+    return named or f"sqlite:///{store_dir(root) / 'mlflow.db'}"
 
 
 def store_dir(root: Path | None = None) -> Path:

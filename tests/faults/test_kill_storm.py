@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -222,7 +223,9 @@ def _check_steps(clone: Path, stage: str, metric: str, steps: int) -> None:
         assert sorted(point.step for point in history) == list(range(steps)), stage
 
 
-def test_nothing_shows_of_a_storm_of_kills(reproduced: Path, tmp_path: Path) -> None:
+def test_nothing_shows_of_a_storm_of_kills(
+    reproduced: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     clone = fresh_clone(tmp_path / "clone")
     assert run(clone, sys.executable, "-m", "tasks.configure", "--profile", "smoke").returncode == 0
     draw = random.Random(SEED)
@@ -247,3 +250,4 @@ def test_nothing_shows_of_a_storm_of_kills(reproduced: Path, tmp_path: Path) -> 
     _check_steps(clone, "train_r1_zero", "accuracy", 4)
     _check_steps(clone, "train_reasoning_rl", "accuracy", 3)
     _check_steps(clone, "train_all_task_rl", "accuracy", 3)
+    record_property("count: kills survived", storm.killed.total())

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import textwrap
 
+from tests.security.system_calls import SYSTEM_CALLS
+
 
 def _function(body: str) -> str:
     """`f()`: 'escaped' when the body returns it, 'contained' when the body raises or returns nothing."""
@@ -125,7 +127,22 @@ _REFUSED_BODIES: dict[str, str] = {
     "set_clock": "import time\ntime.clock_settime(time.CLOCK_REALTIME, 0)\nreturn 'escaped'",
     "terminal_injection": "import fcntl\nfcntl.ioctl(0, 0x5412, b'x')\nreturn 'escaped'",
     "module_load": _SYSCALL.format(call="313, 0, b'', 0"),
+    **{name: _SYSCALL.format(call=call) for name, call in SYSTEM_CALLS.items()},
+    "memory_of_the_harness": "open('/proc/self/mem', 'r+b')\nreturn 'escaped'",
+    "map_of_the_harness": "open('/proc/self/maps')\nreturn 'escaped'",
+    "own_descriptors_in_proc": "import os\nos.readlink('/proc/self/fd/3')\nreturn 'escaped'",
+    "stop_self_by_kill": "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)\nreturn 'escaped'",
+    "raise_signal": "import signal\nsignal.raise_signal(signal.SIGCONT)\nreturn 'escaped'",
+    "fork_pty": "import pty\npty.fork()\nreturn 'escaped'",
+    "posix_spawn": "import os\nos.posix_spawn('/bin/true', ['true'], {{}})\nreturn 'escaped'",
+    "start_daemon_thread": "import _thread\n_thread.start_new_thread(print, ())\nreturn 'escaped'",
+    "asyncio_loop": "import asyncio\nasyncio.run(asyncio.sleep(0))\nreturn 'escaped'",
+    "sub_interpreter_import": "import numpy\nreturn 'escaped'",
+    "import_of_the_project": "import pipeline_lib.rewards\nreturn 'escaped'",
     # disk
+    "sparse_file": "f = open('s', 'wb')\nf.seek(1 << 40)\nf.write(b'x')\nf.flush()\nreturn 'escaped'",
+    "sparse_file_by_truncate": "open('s', 'wb').truncate(1 << 40)\nreturn 'escaped'",
+    "directories": "import os\nfor i in range(5000):\n    os.mkdir(f'd{{i}}')\nreturn 'escaped'",
     "fill_disk": """
         with open('big', 'wb') as file:
             for _ in range(64):
@@ -175,6 +192,20 @@ EXHAUSTING: dict[str, str] = {
     "segfault": "import ctypes\ndef f():\n    ctypes.string_at(0)",
     "abort": "import os\ndef f():\n    os.abort()",
     "close_everything": "import os\ndef f():\n    os.closerange(0, 100)\n    return 1",
+    "endless_finaliser": "class A:\n    def __del__(self):\n        while True:\n            pass\nx = A()\ndef f():\n    global x\n    x = None\n    return 1",
+    "endless_comparison": "class A:\n    def __lt__(self, o):\n        while True:\n            pass\ndef f():\n    return sorted([A(), A()])",
+    "endless_eq": "class A:\n    def __eq__(self, o):\n        while True:\n            pass\n    __hash__ = None\ndef f():\n    return A() == 1",
+    "endless_repr": "class A(int):\n    def __repr__(self):\n        while True:\n            pass\n    __str__ = __index__ = __int__ = __repr__\ndef f():\n    return A(3)",
+    "endless_exception_text": "class E(Exception):\n    def __str__(self):\n        while True:\n            pass\ndef f():\n    raise E",
+    "parser_bomb": "def f():\n    return eval('(' * 100000)",
+    "deep_json": "import json\ndef f():\n    return json.loads('[' * 10**6)",
+    "zip_bomb": "import zlib\ndef f():\n    data = bytes(1 << 26)\n    for _ in range(3):\n        data = zlib.compress(data)\n    return len(zlib.decompress(zlib.decompress(zlib.decompress(data))) * 100)",
+    "int_of_ten_million_digits": "import sys\nsys.set_int_max_str_digits(0)\ndef f():\n    return int('9' * 10**7)",
+    "huge_format_width": "def f():\n    return '%*d' % (2 * 10**9, 1)",
+    "stack_smash": "import ctypes\ndef f():\n    ctypes.memset(ctypes.addressof(ctypes.c_char()) & ~4095, 65, 1 << 24)",
+    "foreign_system_call": "import ctypes, mmap\ndef f():\n    code = mmap.mmap(-1, 4096, prot=7)\n    code.write(b'\\xb8\\x02\\x00\\x00\\x00\\xcd\\x80\\xc3')\n    return ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(code)))()",
+    "x32_system_call": "import ctypes\ndef f():\n    return ctypes.CDLL(None).syscall(0x40000000 + 39)",
+    "verdict_from_a_signal_handler": "import json, os, struct\ndef frame(m):\n    b = json.dumps(m).encode()\n    return struct.pack('!I', len(b)) + b\nimport signal\nsignal.signal(signal.SIGXCPU, lambda *a: (os.write(5, frame({'passed': 0})), os._exit(0)))\ndef f():\n    while True:\n        pass",
     "cpu_limit_ignored": "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\ndef f():\n    while True:\n        pass",
 }
 
@@ -182,6 +213,14 @@ RUN_TO_THE_LIMIT = frozenset(
     [
         "endless_loop_at_import",
         "sleep_that_ignores_signals",
+        "endless_finaliser",
+        "zip_bomb",
+        "verdict_from_a_signal_handler",
+        "endless_comparison",
+        "endless_eq",
+        "endless_repr",
+        "endless_exception_text",
+        "int_of_ten_million_digits",
         "wait_on_lock",
         "read_results_pipe",
         "memory_bomb_that_catches",
@@ -240,6 +279,37 @@ FORGING: dict[str, str] = {
     "generator": "def f():\n    yield 1",
     "exception_with_evil_text": "class E(Exception):\n    def __str__(self):\n        raise SystemExit\ndef f():\n    raise E",
     "keyboard_interrupt": "def f():\n    raise KeyboardInterrupt",
+    "infinity": "def f():\n    return float('inf')",
+    "negative_zero": "def f():\n    return -0.0",
+    "not_implemented": "def f():\n    return NotImplemented",
+    "repr_that_forges": "class A:\n    def __repr__(self):\n        return '{\"passed\": 0}'\n    __str__ = __repr__\ndef f():\n    return A()",
+    "pickle_payload": "import os\nclass A:\n    def __reduce__(self):\n        return (os._exit, (0,))\ndef f():\n    return A()",
+    "pickled_bytes": "def f():\n    return b'cos\\nsystem\\n(S\"touch /tmp/owned\"\\ntR.'",
+    "dict_that_lies": "class D(dict):\n    def __eq__(self, o):\n        return True\n    def __ne__(self, o):\n        return False\ndef f():\n    return D(a=1)",
+    "list_that_lies": "class L(list):\n    def __eq__(self, o):\n        return True\ndef f():\n    return L([1])",
+    "float_that_lies": "class F(float):\n    def __eq__(self, o):\n        return True\n    __hash__ = float.__hash__\ndef f():\n    return F(1)",
+    "metaclass_that_lies": "class M(type):\n    def __instancecheck__(self, o):\n        return True\n    def __eq__(self, o):\n        return True\n    __hash__ = type.__hash__\nclass A(metaclass=M):\n    pass\ndef f():\n    return A",
+    "forge_at_exit": _FRAME
+    + "import atexit\natexit.register(lambda: os.write(5, frame({'passed': 0}) + frame({'value': True})))\ndef f():\n    return 1",
+    "forge_in_a_finaliser": _FRAME
+    + "class A:\n    def __del__(self):\n        os.write(5, frame({'passed': 0}) + frame({'value': True}))\nx = A()\ndef f():\n    return 1",
+    "forge_after_the_answer": _FRAME
+    + "def f():\n    os.write(5, frame({'value': 1}) + frame({'passed': 0}) + frame({'value': True}))\n    return True",
+    "forge_encoded_values": _FRAME
+    + "def f():\n    for v in ([True], {'t': True}, {'__eq__': True}, {'value': {'value': True}}, None):\n        os.write(5, frame({'value': v}))\n    os._exit(0)",
+    "swap_the_results_pipe": "import os\nr, w = os.pipe()\nos.dup2(w, 5)\ndef f():\n    return 1",
+    "answer_to_the_judge": _FRAME
+    + "def f():\n    for fd in (3, 4):\n        try:\n            os.write(fd, frame({'value': True}) + frame({'passed': 0}))\n        except OSError:\n            pass\n    return 1",
+    "exception_hook": "import sys\nsys.excepthook = sys.unraisablehook = lambda *a: None\ndef f():\n    raise SystemExit(0)",
+    "audit_hook": "import sys\nsys.addaudithook(lambda *a: None)\ndef f():\n    return 1",
+    "import_hook": "import sys\nclass H:\n    def find_spec(self, *a):\n        raise SystemExit(0)\nsys.meta_path[:] = [H()]\nsys.modules.clear()\ndef f():\n    return 1",
+    "replace_import": "import builtins\nbuiltins.__import__ = lambda *a, **k: __builtins__\ndef f():\n    return 1",
+    "replace_builtins_of_the_module": "__builtins__ = {'True': True, 'eval': lambda *a: True}\ndef f():\n    return 1",
+    "patch_through_frames": "import sys\ng = sys._getframe()\nwhile g:\n    for k in list(g.f_globals):\n        if k in ('_attempt', '_answer', '_reply', 'describe'):\n            g.f_globals[k] = lambda *a: {'value': True, 'passed': 0}\n    g = g.f_back\ndef f():\n    return 1",
+    "patch_code_object": "import pipeline_lib.sandbox.codec as c\nc.encode.__code__ = (lambda value: True).__code__\ndef f():\n    return 1",
+    "poison_the_type_of_int": "import ctypes\nctypes.pythonapi.PyType_Modified(ctypes.py_object(int))\ndef f():\n    return 1",
+    "rewrite_small_integers": "import ctypes\nctypes.memmove(id(1) + 24, id(0) + 24, 4)\ndef f():\n    return 1",
+    "shadow_the_entry_point": "def f():\n    return 1\ncandidate = check = type('T', (), {'__call__': lambda s: True, '__eq__': lambda s, o: True})()",
     "answer_as_text": "def f():\n    return '1'",
     "missing_function": "def g():\n    return 1",
     "syntax_error": "def f(:\n    return 1",

@@ -24,6 +24,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 LIMITS = Limits(cpu_seconds=1, wall_seconds=2.5)
 SPLIT = f"assert f() == {attacks.ANSWER}"
 JUDGED = f"def check(candidate):\n    for _ in range(2):\n        assert candidate() == {attacks.ANSWER}\n"
+CONTAINED = "count: attacks contained"
 IN_JUDGE = "seen = f()\nassert seen == 'contained', seen"
 
 
@@ -67,29 +68,36 @@ def _children_of(sandbox: Sandbox) -> list[str]:
 
 
 @pytest.mark.parametrize("name", attacks.REFUSED)
-def test_refused(sandbox: Sandbox, canary: Path, name: str) -> None:
+def test_refused(
+    sandbox: Sandbox, canary: Path, name: str, record_property: Callable[[str, object], None]
+) -> None:
     program = attacks.REFUSED[name].replace("{canary}", str(canary))
     verdict = sandbox.run_tests(program, "f", ["assert f() == 'contained'"], LIMITS)
     assert verdict.outcome is Outcome.CORRECT, f"{name}: {verdict}"
+    record_property(CONTAINED, 1)
 
 
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=[pytest.mark.slow] * (n in attacks.RUN_TO_THE_LIMIT)) for n in attacks.EXHAUSTING],
 )
-def test_exhausting(sandbox: Sandbox, name: str) -> None:
+def test_exhausting(sandbox: Sandbox, name: str, record_property: Callable[[str, object], None]) -> None:
     started = time.monotonic()
     verdict = sandbox.run_tests(attacks.EXHAUSTING[name], "f", [SPLIT], LIMITS)
     assert verdict.outcome is Outcome.WRONG or _starved(verdict.detail), f"{name}: {verdict}"
     assert time.monotonic() - started < LIMITS.wall_seconds + 2
+    record_property(CONTAINED, 1)
 
 
 @pytest.mark.parametrize("mode", ["split", "judged"])
 @pytest.mark.parametrize("name", attacks.FORGING)
-def test_forging(sandbox: Sandbox, name: str, mode: str) -> None:
+def test_forging(
+    sandbox: Sandbox, name: str, mode: str, record_property: Callable[[str, object], None]
+) -> None:
     test = SPLIT if mode == "split" else JUDGED
     verdict = sandbox.run_tests(attacks.FORGING[name], "f", [test], LIMITS)
     assert verdict.outcome is Outcome.WRONG, f"{name}: {verdict}"
+    record_property(CONTAINED, 1)
 
 
 def _starved(detail: str) -> bool:
@@ -158,16 +166,16 @@ def _wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_as_ordinary_user() -> None:
+def test_as_ordinary_user(record_property: Callable[[str, object], None]) -> None:
     """The whole suite again without any privilege, in a user namespace of its own making."""
     if os.geteuid() != 0:
         pytest.skip("the suite already runs as an ordinary user")
     with _ordinary_user() as run:
         result = run("tests.security.ordinary_user")
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    assert (
-        f"{len(attacks.REFUSED) + 2 * len(attacks.FORGING)} attacks contained as uid 54321" in result.stdout
-    )
+    attacked = len(attacks.REFUSED) + 2 * len(attacks.FORGING)
+    assert f"{attacked} attacks contained as uid 54321" in result.stdout
+    record_property("count: attacks contained as an ordinary user", attacked)
 
 
 def test_fails_closed_without_namespaces() -> None:

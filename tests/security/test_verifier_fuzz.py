@@ -10,6 +10,7 @@ import os
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
@@ -147,7 +148,7 @@ def never_right(gold: str, answer: str) -> bool:
 
 
 @pytest.mark.timeout(3600)
-def test_hostile_answers() -> None:
+def test_hostile_answers(record_property: Callable[[str, object], None]) -> None:
     rng = random.Random(20261124)
     counts: Counter[Outcome] = Counter()
     asked = 0
@@ -173,3 +174,5 @@ def test_hostile_answers() -> None:
     assert counts.total() > COUNT // 2
     assert asked >= 12
     print(f"{counts.total()} hostile answers, {asked} by algebra: {dict(counts)}")
+    record_property("count: hostile answers judged", counts.total())
+    record_property("count: of them by algebra", asked)

@@ -18,7 +18,9 @@ from pipeline_lib.types import Problem
 class Options(PublishedOptions):
     """Options of the `files` source."""
 
-    path: str = Field(description="JSONL, JSON, CSV (or .gz of them) or Parquet; ${VARIABLES} are filled in.")
+    path: str = Field(
+        description="JSONL, JSON, CSV (or .gz of them) or Parquet; ${..._DIR} variables are filled in."
+    )
 
 
 def problems(options: Options, seed: int) -> list[Problem]:

@@ -76,11 +76,35 @@ def test_a_source_without_the_role_says_so() -> None:
 
 
 def test_paths_fill_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("R1_SOMEWHERE", str(tmp_path))
-    assert resolve_path("${R1_SOMEWHERE}/a.jsonl") == tmp_path / "a.jsonl"
-    monkeypatch.delenv("R1_SOMEWHERE")
-    with pytest.raises(DataError, match="environment variable R1_SOMEWHERE is not set"):
-        resolve_path("${R1_SOMEWHERE}/a.jsonl")
+    monkeypatch.setenv("R1_SOME_DIR", str(tmp_path))
+    assert resolve_path("${R1_SOME_DIR}/a.jsonl") == tmp_path / "a.jsonl"
+    assert resolve_path("$R1_SOME_DIR/a.jsonl") == tmp_path / "a.jsonl"
+    monkeypatch.delenv("R1_SOME_DIR")
+    with pytest.raises(DataError, match="environment variable R1_SOME_DIR is not set"):
+        resolve_path("${R1_SOME_DIR}/a.jsonl")
+
+
+def test_no_other_variable_reaches_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hush")
+    for text in ("/no/${HF_TOKEN}.jsonl", "$HF_TOKEN", "~/${HF_TOKEN}"):
+        with pytest.raises(DataError, match="end in _DIR") as refusal:
+            resolve_path(text)
+        assert "hush" not in str(refusal.value)
+
+
+def test_only_allowed_directories_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_, closed = tmp_path / "open", tmp_path / "closed"
+    for folder in (open_, closed):
+        folder.mkdir()
+        (folder / "a.jsonl").write_text("{}")
+    (open_ / "link.jsonl").symlink_to(closed / "a.jsonl")
+    monkeypatch.setenv("R1_ALLOWED_DIRS", f"{open_}:{tmp_path / 'other'}")
+    assert resolve_path(f"{open_}/a.jsonl") == open_ / "a.jsonl"
+    assert resolve_path("assets/micro/a.jsonl").name == "a.jsonl"  # the checkout itself
+    places = (closed / "a.jsonl", open_ / "link.jsonl", open_ / "../closed/a.jsonl")
+    for path in (*places, "~/a.jsonl", "../a.jsonl", ".run/airflow/a.json", ".dvc/a.json"):
+        with pytest.raises(DataError, match="R1_ALLOWED_DIRS"):
+            resolve_path(str(path))
 
 
 def test_a_file_that_is_not_there_is_named() -> None:

@@ -30,9 +30,10 @@ def _tag(response: str) -> str | None:
 @given(_free, _free)
 def test_the_designated_form_passes_and_gives_its_answer(thought: str, answer: str) -> None:
     response = f"<think>{thought}</think><answer>{answer}</answer>"
-    assert is_well_formed(response) is bool(answer.strip())
+    visible = any(char.isprintable() and not char.isspace() for char in answer)
+    assert is_well_formed(response) is visible
     assert thought_of(response) == thought
-    assert _tag(response) == (answer.strip() or None)
+    assert _tag(response) == (answer.strip() if visible else None)
 
 
 @settings(max_examples=200, deadline=None)
@@ -89,6 +90,7 @@ def test_well_formed(response: str) -> None:
         "<answer>3</answer><think>a</think>",
         "<think>a</think><answer></answer>",
         "<think>a</think><answer> \n</answer>",
+        "<think>a</think><answer>\u200b\ufeff \x00</answer>",
         "<think>a</think><answer>3",
         "<think>a<answer>3</answer>",
         "<THINK>a</THINK><ANSWER>3</ANSWER>",
@@ -157,6 +159,7 @@ def test_other_styles(style: AnswerStyle, response: str, answer: str | None) -> 
         (AnswerStyle.TAG, "<answer>3", "the answer is never closed"),
         (AnswerStyle.TAG, "</answer><answer>3", "the answer is never closed"),
         (AnswerStyle.TAG, "<answer> </answer>", "the answer is empty"),
+        (AnswerStyle.TAG, "<answer>\u200b</answer>", "the answer is empty"),
         (AnswerStyle.BOXED, "3", "no answer in the designated place"),
         (AnswerStyle.BOXED, "\\boxed{3} \\boxed{4}", "more than one answer"),
         (AnswerStyle.BOXED, "\\boxed{ }", "the answer is empty"),
