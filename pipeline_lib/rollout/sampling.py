@@ -66,7 +66,8 @@ def _invert_by_block(weights_BV: Tensor, draws_B: Tensor, blocks: int) -> Tensor
     """
     weights_BnV = weights_BV.unflatten(-1, (blocks, -1))
     before_Bn = weights_BnV.sum(-1).cumsum(-1, dtype=torch.float64)
-    targets_B1 = draws_B[:, None] * before_Bn[:, -1:]
+    total_B1 = before_Bn[:, -1:]
+    targets_B1 = torch.minimum(draws_B[:, None] * total_B1, total_B1.nextafter(torch.zeros_like(total_B1)))
     block_B1 = torch.searchsorted(before_Bn, targets_B1, right=True).clamp_(max=blocks - 1)
     rows_B = torch.arange(len(weights_BV), device=weights_BV.device)
     inside_Bv = weights_BnV[rows_B, block_B1.squeeze(-1)].cumsum(-1, dtype=torch.float64)
