@@ -41,7 +41,9 @@ def pick_tokens(
     if top_p >= 1.0:
         largest_B1 = logits_BV.amax(-1, keepdim=True)
         weights_BV = (logits_BV - largest_B1).exp_()
-        tokens_B = _invert(weights_BV, draws_B) if blocks <= 1 else _invert_by_block(weights_BV, draws_B, blocks)
+        tokens_B = (
+            _invert(weights_BV, draws_B) if blocks <= 1 else _invert_by_block(weights_BV, draws_B, blocks)
+        )
         chosen_B1 = logits_BV.gather(-1, tokens_B[:, None]) - largest_B1
         return tokens_B, chosen_B1.squeeze(-1) - weights_BV.sum(-1).log_()
     tokens_B = _invert_nucleus(torch.softmax(logits_BV, -1), draws_B, top_p)

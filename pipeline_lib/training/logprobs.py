@@ -75,7 +75,9 @@ class _ChunkedLogprobs(torch.autograd.Function):
         grad_weight_VE = torch.zeros_like(weight_VE)
         for start in range(0, len(targets_M), ctx.rows):
             part = slice(start, start + ctx.rows)
-            kept = ctx.kept.pop(start, None)  # its storage becomes the slope: a second backward computes it again
+            kept = ctx.kept.pop(
+                start, None
+            )  # its storage becomes the slope: a second backward computes it again
             if kept is None:
                 exponentials_mV = _logits(hidden_ME[part], weight_VE, ctx.temperature)
                 _, total_m = _exponentials(exponentials_mV)

@@ -126,7 +126,8 @@ def test_the_lean_body_runs_where_it_is_said_to(monkeypatch, family):
     """Equality alone would also hold if it never ran."""
     model, calls = tiny_model(family), []
     monkeypatch.setattr(
-        "pipeline_lib.training.policy.lean_hidden", lambda lm, batch: calls.append(1) or lean_hidden(lm, batch)
+        "pipeline_lib.training.policy.lean_hidden",
+        lambda lm, batch: calls.append(1) or lean_hidden(lm, batch),
     )
     for policy, times in (
         (Policy(model, Switches()), 1),
