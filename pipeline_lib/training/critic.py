@@ -34,9 +34,10 @@ VALUE_CLIP = 0.2
 class ValueModel(nn.Module):
     """A causal LM's body with one value per completion token, (M,) flat."""
 
-    def __init__(self, lm: PreTrainedModel, switches: Switches) -> None:
+    def __init__(self, lm: PreTrainedModel, switches: Switches, *, gathered: bool) -> None:
+        """`gathered` as in `Policy`."""
         super().__init__()
-        self.body = Policy(lm, switches)
+        self.body = Policy(lm, switches, gathered=gathered)
         self.head = nn.Linear(lm.config.hidden_size, 1, dtype=lm.dtype)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -63,7 +64,7 @@ class Critic:
     ) -> None:
         self.world = world
         copied = copy.deepcopy(lm)
-        model = ValueModel(copied, switches).to(lm.device)
+        model = ValueModel(copied, switches, gathered=engine.zero_stage < 3).to(lm.device)
         for parameter in copied.get_output_embeddings().parameters():
             # An untied head has no part in a value; DeepSpeed would wait for its gradient.
             parameter.requires_grad_(parameter is copied.get_input_embeddings().weight)

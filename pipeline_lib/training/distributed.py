@@ -134,6 +134,7 @@ class Engine:
                     "eps": ADAM_EPS,
                     "weight_decay": weight_decay,
                     "torch_adam": True,
+                    "fused": True,  # one pass over the weights instead of eight
                 },
             },
             "bf16": {"enabled": engine.dtype == "bfloat16"},

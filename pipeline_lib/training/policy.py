@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline_lib.training.attention import packed_attention
+from pipeline_lib.training.lean_body import is_supported, lean_hidden
 from pipeline_lib.training.logprobs import chunked_logprobs, plain_logprobs
 from pipeline_lib.training.packing import PackedTrees, Tree, pack
 
@@ -30,7 +31,11 @@ class Switches:
     completion_logits: bool = True
     """The output head runs on positions that predict completion tokens only. Off: on every position."""
     chunked_logits: bool = True
-    """Log-probabilities in chunks, logits computed again in the backward pass. Off: all kept."""
+    """Log-probabilities in chunks, within a budget of memory. Off: three vocabulary-wide tensors for all tokens."""
+    keep_softmax: bool = True
+    """Chunks keep what the backward pass needs while the budget lasts. Off: their logits are computed again."""
+    lean_body: bool = True
+    """Norms and rotations as one function each (`lean_body`). Off: transformers' own layers."""
     skip_flat_groups: bool = True
     """No forward or backward for groups whose gradient is exactly zero (equal rewards, no KL)."""
     length_sorted: bool = True
@@ -58,11 +63,15 @@ class Policy(nn.Module):
             return logprobs_TV[batch.predictors_M].gather(-1, batch.targets_M[:, None]).squeeze(-1)
         hidden_ME = hidden_TE.index_select(0, batch.predictors_M)
         if self.switches.chunked_logits and self.gathered:
-            return chunked_logprobs(hidden_ME, head.weight, batch.targets_M, temperature)
+            return chunked_logprobs(
+                hidden_ME, head.weight, batch.targets_M, temperature, keep=self.switches.keep_softmax
+            )
         return plain_logprobs(hidden_ME, head, batch.targets_M, temperature)
 
     def hidden(self, batch: PackedTrees) -> Tensor:
         """Last hidden states of the flat stream, (T, E)."""
+        if self.switches.lean_body and self.gathered and is_supported(self.lm):
+            return lean_hidden(self.lm, batch)
         body: Any = self.lm.get_decoder()
         with packed_attention(self.lm):
             output = body(

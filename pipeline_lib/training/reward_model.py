@@ -45,9 +45,10 @@ STANDARDISED_ON = 512
 class ScalarModel(nn.Module):
     """A causal LM's body with one number per response."""
 
-    def __init__(self, lm: PreTrainedModel) -> None:
+    def __init__(self, lm: PreTrainedModel, *, gathered: bool = True) -> None:
+        """`gathered` as in `Policy`."""
         super().__init__()
-        self.body = Policy(lm, Switches())
+        self.body = Policy(lm, Switches(), gathered=gathered)
         self.head = nn.Linear(lm.config.hidden_size, 1, dtype=lm.dtype)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -203,7 +204,8 @@ def _train(
     train = [task.items[i] for i in order[aside:]]
     if not train:
         raise DataError(f"{task.name}: no example is left to train on")
-    model = ScalarModel(load_model(context.input("model"), engine_params.dtype)).to(world.device)
+    lm = load_model(context.input("model"), engine_params.dtype)
+    model = ScalarModel(lm, gathered=engine_params.zero_stage < 3).to(world.device)
     engine = Engine(
         model, engine_params, world, learning_rate=params.learning_rate, weight_decay=0.0, max_grad_norm=1.0
     )

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline_lib.training.lean_body import lean_hidden
 from pipeline_lib.training.logprobs import chunked_logprobs, plain_logprobs
 from pipeline_lib.training.packing import Tree, pack
 from pipeline_lib.training.policy import Policy, Switches, pack_for
@@ -26,6 +27,8 @@ SWITCHES = [
     Switches(share_prompts=False),
     Switches(completion_logits=False),
     Switches(chunked_logits=False),
+    Switches(keep_softmax=False),
+    Switches(lean_body=False),
     Switches(share_prompts=False, completion_logits=False, chunked_logits=False),
 ]
 
@@ -83,8 +86,10 @@ def test_an_empty_completion_is_refused():
 
 
 @pytest.mark.parametrize("elements", [1, 40, 10**9])
-def test_chunks_change_nothing(monkeypatch, elements):
+@pytest.mark.parametrize("kept_bytes", [0, 4 * 13 * 5, 10**9])
+def test_chunks_change_nothing(monkeypatch, elements, kept_bytes):
     monkeypatch.setattr("pipeline_lib.training.logprobs.CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr("pipeline_lib.training.logprobs.KEPT_BYTES", kept_bytes)
     torch.manual_seed(0)
     head = torch.nn.Linear(6, 13, bias=False)
     hidden = torch.randn(9, 6, requires_grad=True)
@@ -98,3 +103,38 @@ def test_chunks_change_nothing(monkeypatch, elements):
         strict=True,
     ):
         torch.testing.assert_close(a, b)
+
+
+def test_kept_and_recomputed_chunks_give_the_same_bits_also_in_a_second_backward_pass(monkeypatch):
+    monkeypatch.setattr("pipeline_lib.training.logprobs.CHUNK_ELEMENTS", 40)
+    torch.manual_seed(0)
+    weight, hidden = torch.randn(13, 6, requires_grad=True), torch.randn(9, 6, requires_grad=True)
+    targets, slope = torch.randint(0, 13, (9,)), torch.randn(9)
+    kept, computed = (
+        (chunked_logprobs(hidden, weight, targets, 0.5, keep=keep) * slope).sum() for keep in (True, False)
+    )
+    wanted = torch.autograd.grad(computed, [hidden, weight])
+    for retain in (True, False):
+        for a, b in zip(
+            torch.autograd.grad(kept, [hidden, weight], retain_graph=retain), wanted, strict=True
+        ):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("family", ["qwen", "llama"])
+def test_the_lean_body_runs_where_it_is_said_to(monkeypatch, family):
+    """Equality alone would also hold if it never ran."""
+    model, calls = tiny_model(family), []
+    monkeypatch.setattr(
+        "pipeline_lib.training.policy.lean_hidden",
+        lambda lm, batch: calls.append(1) or lean_hidden(lm, batch),
+    )
+    for policy, times in (
+        (Policy(model, Switches()), 1),
+        (Policy(model, Switches(lean_body=False)), 0),
+        (Policy(model, Switches(), gathered=False), 0),
+        (Policy(tiny_model(family).bfloat16(), Switches()), 0),
+    ):
+        calls.clear()
+        policy(pack_for(policy.lm, TREES, policy.switches))
+        assert len(calls) == times

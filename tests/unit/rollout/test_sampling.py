@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_lib.rollout.sampling import pick_tokens, uniform_draws
+from pipeline_lib.rollout.sampling import _invert, blocks_of, pick_tokens, uniform_draws
 
 LOGITS = torch.log(torch.tensor([0.5, 0.05, 0.3, 0.15]))
 
@@ -61,7 +61,9 @@ def test_temperature_zero_takes_the_most_likely_token():
 def test_no_draw_picks_a_token_of_no_probability(logits, draw, top_p):
     row = torch.tensor([logits])
     tokens, logprobs = pick_tokens(row, torch.tensor([draw], dtype=torch.float64), 1.0, top_p)
-    assert torch.softmax(row, -1)[0, tokens[0]] > 0
+    assert (row - row.max()).exp()[
+        0, tokens[0]
+    ] > 0  # float32: below e^-103 of the largest there is no probability
     assert math.isfinite(logprobs[0])
 
 
@@ -75,3 +77,39 @@ def test_a_banned_token_is_never_drawn_at_either_end():
 def test_draws_depend_on_the_seed_alone():
     assert torch.equal(uniform_draws(3, 4, 11), uniform_draws(3, 4, 11))
     assert not torch.equal(uniform_draws(3, 4, 11), uniform_draws(3, 4, 12))
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "blocks"), [(100, 1), (4096, 64), (49152, 192), (151936, 128), (4099, 1)]
+)
+def test_a_large_vocabulary_is_looked_up_by_blocks(vocabulary, blocks):
+    assert blocks_of(vocabulary) == blocks
+    assert vocabulary % blocks == 0
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 20.0])
+def test_blocks_draw_what_the_whole_cumulative_distribution_draws(spread):
+    """The same tokens, apart from draws within rounding of a boundary (equal weights: neighbours)."""
+    generator = torch.Generator().manual_seed(0)
+    logits = spread * torch.randn(64, 6144, generator=generator)
+    draws = torch.cat(
+        [
+            torch.tensor([0.0, 5e-324, 1 - 2**-53], dtype=torch.float64),
+            torch.rand(61, generator=generator).double(),
+        ]
+    )
+    tokens, logprobs = pick_tokens(logits, draws, 1.0, 1.0)
+    wanted = _invert(torch.softmax(logits, -1), draws)
+    assert int((tokens != wanted).sum()) <= 1
+    assert int((tokens - wanted).abs().max()) <= (1 if spread < 20 else 6143)
+    torch.testing.assert_close(logprobs, logits.log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1))
+
+
+def test_a_block_draw_never_lands_on_a_token_without_probability():
+    logits = torch.full((5, 4096), -math.inf)
+    logits[:, [70, 4000]] = 0.0
+    tokens, logprobs = pick_tokens(
+        logits, torch.tensor([0.0, 0.49, 0.51, 0.75, 1 - 2**-53], dtype=torch.float64), 1.0, 1.0
+    )
+    assert tokens.tolist() == [70, 70, 4000, 4000, 4000]
+    torch.testing.assert_close(logprobs, torch.full((5,), -math.log(2)))
