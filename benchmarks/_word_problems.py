@@ -94,6 +94,31 @@ def write_word_problems(path: Path, rows: int, questions: Sequence[str]) -> Plan
     return Planted(rows, **counts)
 
 
+def big_world(folder: Path, rows: int) -> Planted:
+    """A folder in which the two stages can run: params.yaml of the micro profile with these problems to train on."""
+    import yaml
+
+    from pipeline_lib.data.sources import load_problems
+    from pipeline_lib.evaluation.suites import suite_sources
+    from pipeline_lib.params import compose
+
+    root = Path(__file__).resolve().parent.parent
+    suites = suite_sources(["micro_math", "micro_code"])
+    questions = [problem.prompt for suite in suites.values() for problem in load_problems(suite, seed=0)]
+    planted = write_word_problems(folder / "words.jsonl", rows, questions)
+    tree = compose("micro", {}, root=root)
+    words = {"path": str(folder / "words.jsonl"), "layout": "problems"}
+    others = [source for source in tree["prepare_problems"]["sources"] if source["role"] != "train"]
+    tree["prepare_problems"]["sources"] = [
+        {"kind": "files", "role": "train", "limit": None, "options": words},
+        *others,
+    ]
+    (folder / "params.yaml").write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")
+    for name in ("profiles", "mlflow", "assets"):
+        (folder / name).symlink_to(root / name)
+    return planted
+
+
 def _row(number: int, questions: Sequence[str]) -> tuple[str, dict[str, object]]:
     """(how it is planted or empty, the row)."""
     place = number % 100

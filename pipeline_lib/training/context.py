@@ -51,7 +51,8 @@ class JobContext:
         return self.root / self.spec.outputs[role]
 
     def progress(self, total: int, start: int) -> Progress:
-        """The progress line; silent except on rank 0."""
+        """The progress line, from the step that the job begins or goes on with; silent except on rank 0."""
+        self.heartbeat.reached(start)
         return Progress(self.spec.name, total, start=start, shown=self.world.is_first)
 
     def log(self, row: Mapping[str, float], step: int) -> None:
