@@ -7,10 +7,13 @@ chains. What is dropped is counted by reason, because a stage that drops nearly 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
+import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline_lib.data.schema import SftSample
@@ -26,8 +29,9 @@ from pipeline_lib.rewards.response import (
     is_well_formed,
     thought_of,
 )
+from pipeline_lib.sample_journal import Judged, SampleJournal
 from pipeline_lib.seeds import derive_seed
-from pipeline_lib.types import Completion, Domain, Outcome, Problem, SamplingParams, Verdict
+from pipeline_lib.types import Domain, Outcome, Problem, SamplingParams
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -38,17 +42,10 @@ if TYPE_CHECKING:
     from pipeline_lib.rollout import Generator
     from pipeline_lib.rollout.protocol import ProgressCallback
 
+CODE = ("rejection_sampling.py", "rollout", "rewards", "sandbox", "modeling.py", "types.py")
+"""What decides a sample's bytes, below pipeline_lib/."""
 ROWS_AT_ONCE = 512
-"""Responses in flight: bounds memory."""
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A sampled response with its problem and verdict."""
-
-    problem: Problem
-    completion: Completion
-    verdict: Verdict
+"""Responses of a batch: bounds memory, and what a kill costs. Changing it changes what is sampled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +79,25 @@ def draw_problems(problems: Sequence[Problem], count: int, seed: int) -> list[Pr
     return random.Random(seed).sample(list(problems), min(count, len(problems)))
 
 
-def sample_and_judge(
+def batch_count(problems: int, samples: int) -> int:
+    """Batches that so many problems with so many samples each make."""
+    return -(-problems // _problems_at_once(samples))
+
+
+def sampling_key(problems: Sequence[Problem], sampling: SamplingParams, *more: object) -> str:
+    """16 hex digits that name a sampling: the problems, how they are sampled, and what else decides it."""
+    digest = hashlib.sha256(json.dumps([*more, asdict(sampling), ROWS_AT_ONCE], sort_keys=True).encode())
+    for problem in problems:
+        digest.update(json.dumps(asdict(problem)).encode())
+    return digest.hexdigest()[:16]
+
+
+def _problems_at_once(samples: int) -> int:
+    return max(1, ROWS_AT_ONCE // samples)
+
+
+def sample_missing(
+    journal: SampleJournal,
     generator: Generator,
     tokenizer: PreTrainedTokenizerBase,
     scorer: Scorer,
@@ -91,30 +106,37 @@ def sample_and_judge(
     *,
     seed: int,
     title: str,
-) -> Iterator[Judged]:
-    """Every response with its verdict, problem by problem, with a progress bar on stderr."""
+) -> None:
+    """Sample and judge, batch by batch, what `journal` does not hold yet, with a progress bar on stderr.
+
+    A batch is a function of (seed, problems, its place among them), so one that is sampled after a restart is the one that
+    would have been sampled without.
+    """
     from tqdm import tqdm
 
-    at_once = max(1, ROWS_AT_ONCE // sampling.n)
-    with tqdm(total=len(problems) * sampling.n, desc=title, unit="sample", mininterval=2) as bar:
-        for start in range(0, len(problems), at_once):
-            chunk = problems[start : start + at_once]
-            prompts = [render_prompt(tokenizer, problem.prompt) for problem in chunk]
+    at_once = _problems_at_once(sampling.n)
+    held = min(journal.batches * at_once, len(problems))
+    if held:
+        print(f"{title}: goes on behind {held} of {len(problems)} problems", file=sys.stderr)
+    total, initial = len(problems) * sampling.n, held * sampling.n
+    with tqdm(total=total, initial=initial, desc=title, unit="sample", mininterval=2) as bar:
+        for start in range(held, len(problems), at_once):
+            batch = problems[start : start + at_once]
             groups = generator.generate(
-                prompts,
-                [p.id for p in chunk],
+                [render_prompt(tokenizer, problem.prompt) for problem in batch],
+                [problem.id for problem in batch],
                 sampling,
                 seed=derive_seed(seed, start),
                 on_progress=_moves(bar),
             )
-            rows = [
-                (problem, completion)
-                for problem, group in zip(chunk, groups, strict=True)
-                for completion in group
-            ]
-            verdicts = scorer.verify_batch([p for p, _ in rows], [c.text for _, c in rows])
-            for (problem, completion), verdict in zip(rows, verdicts, strict=True):
-                yield Judged(problem, completion, verdict)
+            rows = [(problem, row) for problem, group in zip(batch, groups, strict=True) for row in group]
+            verdicts = scorer.verify_batch([problem for problem, _ in rows], [row.text for _, row in rows])
+            journal.append(
+                [
+                    Judged(problem, row.text, row.finished, verdict.outcome)
+                    for (problem, row), verdict in zip(rows, verdicts, strict=True)
+                ]
+            )
 
 
 def _moves(bar: tqdm) -> ProgressCallback:
@@ -129,10 +151,10 @@ def _moves(bar: tqdm) -> ProgressCallback:
 
 def fault_of(judged: Judged, section: SamplingSection, target_language: str) -> str | None:
     """Why a response is not fit to learn from, or None."""
-    text = judged.completion.text
-    if judged.verdict.outcome is not Outcome.CORRECT:
-        return str(judged.verdict.outcome)
-    if not judged.completion.finished:
+    text = judged.text
+    if judged.outcome is not Outcome.CORRECT:
+        return str(judged.outcome)
+    if not judged.finished:
         return "unfinished"
     thought = thought_of(text)
     if language_share(thought, target_language) < section.min_language_share:
@@ -162,22 +184,27 @@ def polish(text: str) -> str | None:
 
 
 def select(
-    judged: Sequence[Judged],
+    judged: Iterable[Judged],
     section: SamplingSection,
     *,
     target_language: str,
     source: str,
     polish_format: bool,
 ) -> Selection:
-    """Keep at most `keep_per_problem` distinct good responses of each problem, in the order sampled."""
+    """Keep at most `keep_per_problem` distinct good responses of each problem, in the order sampled.
+
+    Memory is that of what is kept: `judged` may be read from the disk.
+    """
+    sampled = 0
     dropped: Counter[str] = Counter()
     kept: dict[str, list[str]] = {}
     samples: list[SftSample] = []
     for row in judged:
+        sampled += 1
         fault = fault_of(row, section, target_language)
         response = None
         if fault is None:
-            response = polish(row.completion.text) if polish_format else row.completion.text.strip()
+            response = polish(row.text) if polish_format else row.text.strip()
             if response is None or not is_well_formed(response):
                 fault = "format"
         if fault is not None or response is None:
@@ -189,7 +216,7 @@ def select(
             continue
         mine.append(response)
         samples.append(sample_of(row.problem, response, len(mine) - 1, target_language, source))
-    return Selection(tuple(samples), len(judged), dict(dropped))
+    return Selection(tuple(samples), sampled, dict(dropped))
 
 
 def merge(first: Sequence[SftSample], second: Sequence[SftSample]) -> list[SftSample]:

@@ -10,7 +10,7 @@ def collect_distillation(ctx: StageContext) -> None:
     from pipeline_lib.data.schema import read_problems, read_samples, write_samples
     from pipeline_lib.rejection_sampling import draw_problems, merge, select
     from pipeline_lib.seeds import derive_seed
-    from tasks._sampling import sample_model
+    from tasks._sampling import sampled
 
     section = ctx.section
     seed = derive_seed(ctx.params.run.seed, ctx.stage, "problems")
@@ -18,14 +18,16 @@ def collect_distillation(ctx: StageContext) -> None:
     if section.general_problems:
         general = read_problems(ctx.root / "data/problems/general.parquet")
         problems += draw_problems(general, section.general_problems, seed)
-    judged = sample_model(ctx, section.teacher, problems, section)
     language = ctx.params.run.target_language
-    selection = select(judged, section, target_language=language, source=section.teacher, polish_format=False)
-    samples = list(selection.samples)
-    if section.reuse_rejections:
-        samples = merge(samples, read_samples(ctx.root / "data/rejections/train.parquet"))
-    write_samples(ctx.root / "data/distillation/train.parquet", samples)
-    ctx.write_metrics({**selection.metrics(), "written": len(samples)})
+    with sampled(ctx, section.teacher, problems, section) as judged:
+        selection = select(
+            judged, section, target_language=language, source=section.teacher, polish_format=False
+        )
+        samples = list(selection.samples)
+        if section.reuse_rejections:
+            samples = merge(samples, read_samples(ctx.root / "data/rejections/train.parquet"))
+        write_samples(ctx.root / "data/distillation/train.parquet", samples)
+        ctx.write_metrics({**selection.metrics(), "written": len(samples)})
 
 
 if __name__ == "__main__":

@@ -83,15 +83,20 @@ def assemble(params: PrepareProblemsParams, suites: Mapping[str, SourceSpec], *,
 
 def _heldout(problems: Sequence[Problem]) -> list[Problem]:
     """A suite without repeats, in the order of a hash: its first n questions are a fair sample of it."""
-    kept, _ = deduplicate([replace(problem, split=Split.HELDOUT) for problem in problems])
+    kept, _ = deduplicate([_of(Split.HELDOUT, problem) for problem in problems])
     return sorted(kept, key=lambda problem: content_id("", problem.prompt))
+
+
+def _of(split: Split, problem: Problem) -> Problem:
+    """The problem in `split`: itself where it is, because a large set has no room for two copies."""
+    return problem if problem.split is split else replace(problem, split=split)
 
 
 def _clean(
     name: str, problems: Sequence[Problem], index: BenchmarkIndex, counts: dict[str, float]
 ) -> list[Problem]:
     """Deduplicate, decontaminate, count."""
-    unique, repeats = deduplicate([replace(problem, split=Split.TRAIN) for problem in problems])
+    unique, repeats = deduplicate([_of(Split.TRAIN, problem) for problem in problems])
     clean, overlaps = decontaminate(unique, index)
     counts[f"{name}.loaded"] = len(problems)
     counts.update({f"{name}.dropped_{kind}": count for kind, count in count_kinds(repeats).items()})

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from tqdm import tqdm
+
 from pipeline_lib.data.words import ngrams, words
 from pipeline_lib.types import Problem
 
@@ -57,7 +59,7 @@ def decontaminate(problems: Sequence[Problem], index: BenchmarkIndex) -> tuple[l
     """The problems whose prompt and reference overlap with no benchmark, in order, and what was dropped."""
     kept: list[Problem] = []
     dropped: list[Overlap] = []
-    for problem in problems:
+    for problem in tqdm(problems, "decontaminate", unit="problem", delay=5.0, mininterval=2):
         overlap = index.find(problem.id, problem.prompt, problem.reference or "")
         if overlap is None:
             kept.append(problem)

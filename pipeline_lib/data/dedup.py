@@ -4,6 +4,9 @@ Three kinds: `exact` (the same prompt), `normalised` (the same words, whatever c
 least 20 words, the same numbers, and at least 80 % of their three-word runs in common. The numbers must agree
 because a word problem with other numbers is another problem. Candidates for `near` come from MinHash banding
 (Broder 1997), each one is then compared exactly, so a hash collision never drops a problem.
+
+Memory: about 400 bytes a problem beside the problems themselves. All signatures are computed first, in batches; then
+only band keys that occur twice need a table, and what two candidates share is computed when they meet.
 """
 
 from __future__ import annotations
@@ -11,10 +14,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
 
 from pipeline_lib.data.words import ngrams, words
 from pipeline_lib.types import Problem
@@ -26,6 +31,12 @@ _BANDS, _ROWS = 16, 4
 _PRIME = (1 << 31) - 1
 """Hashes stay below 2^31, so that a product of two fits 63 bits."""
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+_BATCH = 4096
+"""Shingles hashed together: what 64 hash functions make of them stays in the processor's cache."""
+_QUIET_SECONDS = 5.0
+"""A progress bar appears only for work that takes longer."""
+
+Keys = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +53,25 @@ def deduplicate(problems: Sequence[Problem]) -> tuple[list[Problem], list[Droppe
     """The problems without repeats, in order, and what was dropped."""
     kept: list[Problem] = []
     dropped: list[Dropped] = []
-    exact: dict[str, str] = {}
-    normalised: dict[tuple[str, ...], str] = {}
-    near = _NearIndex()
-    for problem in problems:
-        sequence = words(problem.prompt)
-        if problem.prompt in exact:
-            dropped.append(Dropped(problem.id, exact[problem.prompt], "exact"))
-        elif sequence in normalised:
-            dropped.append(Dropped(problem.id, normalised[sequence], "normalised"))
-        elif (twin := near.find(problem, sequence)) is not None:
-            dropped.append(Dropped(problem.id, twin, "near"))
+    exact: dict[str, int] = {}
+    normalised: dict[bytes, int] = {}
+    prints = _Prints(problems)
+    near = _NearIndex(problems, prints)
+    for number, problem in enumerate(problems):
+        digest = prints.words[number]
+        if (twin := exact.get(problem.prompt)) is not None:
+            kind = "exact"
+        elif (twin := normalised.get(digest)) is not None and _same_words(problem, problems[twin]):
+            kind = "normalised"
+        elif (twin := near.find(number)) is not None:
+            kind = "near"
         else:
-            exact[problem.prompt] = problem.id
-            normalised[sequence] = problem.id
-            near.add(problem, sequence)
+            exact[problem.prompt] = number
+            normalised.setdefault(digest, number)
+            near.add(number)
             kept.append(problem)
+            continue
+        dropped.append(Dropped(problem.id, problems[twin].id, kind))
     return kept, dropped
 
 
@@ -67,45 +81,113 @@ def count_kinds(dropped: Sequence[Dropped]) -> dict[str, int]:
     return {kind: counts[kind] for kind in ("exact", "normalised", "near")}
 
 
-class _NearIndex:
-    """Prompts seen so far, by the bands of their MinHash signature."""
+def _same_words(one: Problem, other: Problem) -> bool:
+    return words(one.prompt) == words(other.prompt)
 
-    def __init__(self) -> None:
+
+class _Prints:
+    """What is kept of every prompt: a hash of its words and, where it is long enough, its band keys."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
         draw = np.random.default_rng(0)
         self._scale = draw.integers(1, _PRIME, (_BANDS * _ROWS, 1), dtype=np.int64)
         self._shift = draw.integers(0, _PRIME, (_BANDS * _ROWS, 1), dtype=np.int64)
-        self._bands: dict[tuple[object, ...], list[str]] = {}
-        self._shingles: dict[str, set[tuple[str, ...]]] = {}
+        self.words: list[bytes] = []
+        self.long: list[int] = []
+        """Numbers of the problems that have keys, in order."""
+        self.keys: Keys = np.concatenate([np.empty((0, _BANDS), dtype=np.uint64), *self._batches(problems)])
+        """[len(long), bands]: prompts that share a key, and their numbers, are compared."""
 
-    def find(self, problem: Problem, sequence: tuple[str, ...]) -> str | None:
-        """The id of an earlier near-duplicate, or None."""
-        if len(sequence) < NEAR_WORDS:
-            return None
-        shingles = ngrams(sequence, _SHINGLE)
-        for key in self._keys(problem, shingles):
+    def _batches(self, problems: Sequence[Problem]) -> Iterator[Keys]:
+        hashes: list[int] = []
+        starts: list[int] = []
+        numbers: list[int] = []
+        for place, problem in enumerate(
+            tqdm(problems, "deduplicate", unit="problem", delay=_QUIET_SECONDS, mininterval=2)
+        ):
+            sequence = words(problem.prompt)
+            self.words.append(hashlib.blake2b(" ".join(sequence).encode(), digest_size=16).digest())
+            if len(sequence) < NEAR_WORDS:
+                continue
+            self.long.append(place)
+            starts.append(len(hashes))
+            hashes += map(_hash, ngrams(sequence, _SHINGLE))
+            numbers.append(_hash64("\0".join(_numbers(problem))))
+            if len(hashes) >= _BATCH:
+                yield self._keys(hashes, starts, numbers)
+                hashes, starts, numbers = [], [], []
+        if starts:
+            yield self._keys(hashes, starts, numbers)
+
+    def _keys(self, hashes: list[int], starts: list[int], numbers: list[int]) -> Keys:
+        """The band keys [problems, bands] of problems whose shingles begin at `starts` of `hashes`."""
+        drawn = self._scale * np.array(hashes, dtype=np.int64)
+        drawn += self._shift
+        # The remainder modulo 2^31 - 1 without a division: the upper bits count as much as the lower.
+        for _ in range(2):
+            drawn = (drawn >> 31) + (drawn & _PRIME)
+        drawn[drawn >= _PRIME] -= _PRIME
+        signature = np.minimum.reduceat(drawn, starts, axis=1).T.reshape(len(starts), _BANDS, _ROWS)
+        keys = np.array(numbers, dtype=np.uint64)[:, None] + np.arange(_BANDS, dtype=np.uint64)
+        for row in range(_ROWS):
+            keys = _mix(keys ^ signature[:, :, row].astype(np.uint64))
+        return keys
+
+
+class _NearIndex:
+    """Prompts kept so far, by those of their band keys that another prompt has too."""
+
+    def __init__(self, problems: Sequence[Problem], prints: _Prints) -> None:
+        self._problems = problems
+        ordered = np.sort(prints.keys, axis=None)
+        shared = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+        self._keys: dict[int, list[int]] = {}
+        """Problem -> its shared keys, in the order of the bands."""
+        for first in range(0, len(prints.long), _BATCH):
+            keys = prints.keys[first : first + _BATCH]
+            found = np.isin(keys, shared)
+            for row in np.flatnonzero(found.any(axis=1)).tolist():
+                self._keys[prints.long[first + row]] = keys[row][found[row]].tolist()
+        self._bands: dict[int, list[int]] = {}
+
+    def find(self, number: int) -> int | None:
+        """The number of an earlier near-duplicate, or None."""
+        shingles: set[tuple[str, ...]] | None = None
+        for key in self._keys.get(number, ()):
             for other in self._bands.get(key, ()):
-                common = len(shingles & self._shingles[other])
-                if common >= NEAR_SIMILARITY * (len(shingles) + len(self._shingles[other]) - common):
+                if _numbers(self._problems[other]) != _numbers(self._problems[number]):
+                    continue
+                shingles = shingles or self._shingles(number)
+                theirs = self._shingles(other)
+                common = len(shingles & theirs)
+                if common >= NEAR_SIMILARITY * (len(shingles) + len(theirs) - common):
                     return other
         return None
 
-    def add(self, problem: Problem, sequence: tuple[str, ...]) -> None:
+    def add(self, number: int) -> None:
         """Remember a prompt."""
-        if len(sequence) < NEAR_WORDS:
-            return
-        shingles = ngrams(sequence, _SHINGLE)
-        self._shingles[problem.id] = shingles
-        for key in self._keys(problem, shingles):
-            self._bands.setdefault(key, []).append(problem.id)
+        for key in self._keys.get(number, ()):
+            self._bands.setdefault(key, []).append(number)
 
-    def _keys(self, problem: Problem, shingles: set[tuple[str, ...]]) -> list[tuple[object, ...]]:
-        """One key a band: prompts that share one, and their numbers, are compared."""
-        numbers = tuple(sorted(_NUMBER.findall(problem.prompt)))
-        hashes = np.array([_hash(shingle) for shingle in sorted(shingles)], dtype=np.int64)
-        signature = ((self._scale * hashes + self._shift) % _PRIME).min(axis=1).reshape(_BANDS, _ROWS)
-        return [(band, numbers, *row) for band, row in enumerate(signature.tolist())]
+    def _shingles(self, number: int) -> set[tuple[str, ...]]:
+        return ngrams(words(self._problems[number].prompt), _SHINGLE)
+
+
+def _numbers(problem: Problem) -> list[str]:
+    return sorted(_NUMBER.findall(problem.prompt))
 
 
 def _hash(shingle: tuple[str, ...]) -> int:
     """A hash below 2^31 that every process computes alike."""
     return int.from_bytes(hashlib.blake2b(" ".join(shingle).encode(), digest_size=4).digest(), "big") % _PRIME
+
+
+def _hash64(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def _mix(values: Keys) -> Keys:
+    """SplitMix64's finaliser: every bit of a value moves about half of the result's (Steele 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

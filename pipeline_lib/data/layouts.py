@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipeline_lib.data.identity import content_id
+from pipeline_lib.data.identity import content_id, share_texts
 from pipeline_lib.errors import DataError
 from pipeline_lib.types import Domain, Problem, Split
 
@@ -170,7 +170,7 @@ def problems(row: Row) -> Problem:
         fields["domain"] = Domain(fields["domain"])
         fields["split"] = Split(fields.get("split", "train"))
         fields["tests"] = tuple(fields.get("tests") or ())
-        return Problem(**fields)
+        return Problem(**share_texts(fields))
     except (KeyError, ValueError, TypeError) as error:
         raise DataError(f"not our problem layout: {error}") from error
 

@@ -11,7 +11,9 @@ names file, column, row and remedy. `read_table` alone is lenient, for the gates
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -20,11 +22,15 @@ from typing import Any, Generic, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline_lib.data.identity import share_texts
 from pipeline_lib.errors import DataError
 from pipeline_lib.storage.atomic import atomic_path
 from pipeline_lib.types import Domain, Outcome, Problem, Split
 
 Record = TypeVar("Record")
+
+ROWS_AT_ONCE = 65_536
+"""Rows that are read or written together, and rows of a Parquet row group: changing it changes files' bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +156,12 @@ def _problem_row(problem: Problem) -> dict[str, Any]:
 
 
 def _problem(row: dict[str, Any]) -> Problem:
-    return Problem(
-        **{**row, "domain": Domain(row["domain"]), "split": Split(row["split"]), "tests": tuple(row["tests"])}
-    )
+    changes = {
+        "domain": Domain(row["domain"]),
+        "split": Split(row["split"]),
+        "tests": tuple(row["tests"]),
+    }
+    return Problem(**{**share_texts(row), **changes})
 
 
 def _sample(row: dict[str, Any]) -> SftSample:
@@ -180,63 +189,93 @@ SAFETY: Layout[SafetyExample] = Layout(
 def write_records(path: Path, records: Iterable[Record], layout: Layout[Record]) -> None:
     """Write records as Parquet, whole or not at all, always the same bytes for the same records.
 
-    Raises DataError when there is nothing to write or a value does not fit its column, StorageError when the disk
-    is full.
+    Rows are written `ROWS_AT_ONCE` at a time, so that memory does not grow with their number. Raises DataError when
+    there is nothing to write or a value does not fit its column, StorageError when the disk is full.
     """
-    rows = [layout.to_row(record) for record in records]
-    if not rows:
+    tables = _tables(Path(path), records, layout)
+    first = next(tables, None)
+    if first is None:
         raise DataError(
             f"{path}: the {layout.name} would be empty: nothing is left after selection and filters."
         )
-    _check_rows(path, rows, layout)
-    try:
-        table = pa.Table.from_pylist(rows, schema=layout.schema)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise DataError(f"{path}: a value does not fit the {layout.name} schema: {error}") from error
-    with atomic_path(Path(path), table.nbytes) as temporary, temporary.open("wb") as sink:
-        pq.write_table(table, sink, compression="zstd", version="2.6", row_group_size=65_536)
+    needed = first.nbytes if first.num_rows < ROWS_AT_ONCE else None
+    with (
+        atomic_path(Path(path), needed) as temporary,
+        temporary.open("wb") as sink,
+        pq.ParquetWriter(sink, layout.schema, compression="zstd", version="2.6") as writer,
+    ):
+        writer.write_table(first)
+        for table in tables:
+            writer.write_table(table)
+
+
+def _tables(path: Path, records: Iterable[Record], layout: Layout[Record]) -> Iterator[pa.Table]:
+    """The records as tables of `ROWS_AT_ONCE` rows, checked."""
+    rest = iter(records)
+    start = 0
+    while rows := [layout.to_row(record) for record in itertools.islice(rest, ROWS_AT_ONCE)]:
+        _check_rows(path, rows, layout, start)
+        try:
+            yield pa.Table.from_pylist(rows, schema=layout.schema)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise DataError(f"{path}: a value does not fit the {layout.name} schema: {error}") from error
+        start += len(rows)
 
 
 def read_table(path: Path, layout: Layout[Any]) -> pa.Table:
     """The raw table, its rows unchecked. Raises DataError: no file, not Parquet, or no row at all."""
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file. Run the stage that writes this {layout.name} (`dvc repro`).")
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: not a readable Parquet file ({reason}). Write it again.") from error
-    if table.num_rows == 0:
-        raise DataError(
-            f"{path}: the {layout.name} is empty (0 rows). Choose another source or looser filters."
-        )
-    return table
+    with _opened(Path(path), layout) as file:
+        return file.read()
 
 
 def read_records(path: Path, layout: Layout[Record]) -> list[Record]:
     """Every record of the file in order. Raises DataError naming file, column, row and remedy."""
-    path = Path(path)
-    table = read_table(path, layout)
-    missing = [name for name in layout.schema.names if name not in table.column_names]
+    path, names = Path(path), layout.schema.names
+    records: list[Record] = []
+    with _opened(path, layout) as file:
+        _check_columns(path, file.schema_arrow, layout)
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=names):
+            rows = batch.select(names).to_pylist()
+            _check_rows(path, rows, layout, len(records))
+            records += map(layout.from_row, rows)
+    return records
+
+
+@contextmanager
+def _opened(path: Path, layout: Layout[Any]) -> Iterator[pq.ParquetFile]:
+    """The file, which has rows; what goes wrong inside while reading is a DataError too."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file. Run the stage that writes this {layout.name} (`dvc repro`).")
+    try:
+        with pq.ParquetFile(path) as file:
+            if file.metadata.num_rows == 0:
+                raise DataError(
+                    f"{path}: the {layout.name} is empty (0 rows). Choose another source or looser filters."
+                )
+            yield file
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: not a readable Parquet file ({reason}). Write it again.") from error
+
+
+def _check_columns(path: Path, found: pa.Schema, layout: Layout[Any]) -> None:
+    """Raise DataError for the first column that is missing or of another type."""
+    missing = [name for name in layout.schema.names if name not in found.names]
     if missing:
         raise DataError(
-            f"{path}: column {missing[0]!r} is missing (has {', '.join(table.column_names)}). "
+            f"{path}: column {missing[0]!r} is missing (has {', '.join(found.names)}). "
             f"A {layout.name} needs {', '.join(layout.schema.names)}."
         )
     for wanted in layout.schema:
-        found = table.schema.field(wanted.name).type
-        if not found.equals(wanted.type) and not pa.types.is_null(found):
-            raise DataError(f"{path}: column {wanted.name!r} is {found}, it must be {wanted.type}. Cast it.")
-    rows = table.select(layout.schema.names).to_pylist()
-    _check_rows(path, rows, layout)
-    return [layout.from_row(row) for row in rows]
+        kind = found.field(wanted.name).type
+        if not kind.equals(wanted.type) and not pa.types.is_null(kind):
+            raise DataError(f"{path}: column {wanted.name!r} is {kind}, it must be {wanted.type}. Cast it.")
 
 
-def _check_rows(path: Path, rows: Sequence[dict[str, Any]], layout: Layout[Any]) -> None:
-    """Raise DataError for the first row with a null, an empty id or an unknown enum value."""
+def _check_rows(path: Path, rows: Sequence[dict[str, Any]], layout: Layout[Any], start: int) -> None:
+    """Raise DataError for the first row with a null, an empty id or an unknown enum value; `start`: its number."""
     required = [field.name for field in layout.schema if not field.nullable]
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows, start):
         for name in required:
             if row[name] is None or (name == "id" and row[name] == ""):
                 raise DataError(

@@ -42,6 +42,8 @@ OWNER = "owner.lock"
 ECHO_SECONDS = 0.1
 PATIENCE_SECONDS = 600.0
 """A controller may be restarted under a running job; only after this long without an answer is waiting given up."""
+LOST = "RankLost: "
+"""How a rank begins that leaves because it misses another (`training.heartbeat`)."""
 TOLD = ("Preempted: ", "ConfigError: ", "DataError: ", "StorageError: ")
 """How a job's one-line errors begin in its log (`training.job.main`)."""
 
@@ -75,6 +77,8 @@ def error_of(ended: Status, folder: Path, name: str) -> PipelineError:
         return Preempted(message)
     if ended.exit_code == EXIT_BAD_INPUT:
         return DataError(message)
+    if lost := [line for line in lines if line.startswith(LOST)]:
+        return JobFailed(f"{name}: {lost[0].removeprefix(LOST)}")
     how = (
         "without a result" if ended.exit_code in (0, None) else f"with exit code {ended.exit_code}"
     ) + f" ({ended.detail})" * bool(ended.detail)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 from pipeline_lib.data.decontamination import BenchmarkIndex
 from pipeline_lib.rewards.behaviour import language_share, repetition_share
@@ -20,6 +20,8 @@ from pipeline_lib.rewards.response import ANSWER, END_ANSWER, END_THINK, THINK, 
 from pipeline_lib.types import Domain, Outcome, Problem
 
 Row = dict[str, Any]
+"""A row of a file by column; `number` is its number in the file, from 0."""
+Take = Callable[[Sequence[int]], list[Row]]
 
 _NUMERIC_MAJORITY = 0.9
 """From this share of numbers on, a source's math answers are all expected to be numbers."""
@@ -27,115 +29,215 @@ _SEED = 0
 """Which rows are verified again must not change between two runs of the same data."""
 
 
-def problem_evidence(
-    rows: Sequence[Row], *, language: str, index: BenchmarkIndex | None, reverify: int
-) -> None:
-    """Add to each row of a problem set: answer_form, answer_parses, reference_verdict, failed_test, benchmark_overlap,
+class Evidence(Protocol):
+    """How the rows of one file are judged. A file is gone through twice, some rows at a time, so that memory is that of
+    the result and not of the rows: `survey` for what depends on all of them, `judge` for each row itself."""
+
+    def survey(self, rows: Sequence[Row]) -> None:
+        """Look at the next rows."""
+        ...
+
+    def verify(self, take: Take) -> None:
+        """Have the verifier judge a sample of the surveyed rows; `take` fetches rows by their numbers."""
+        ...
+
+    def judge(self, rows: Sequence[Row]) -> None:
+        """Add the computed columns to rows that were surveyed."""
+        ...
+
+
+class ProblemEvidence:
+    """Adds to each row of a problem set: answer_form, answer_parses, reference_verdict, failed_test, benchmark_overlap,
     target_language_share, prompt_chars, domain_share.
 
     Args:
-        rows: Columns of the problem layout; changed in place.
         language: Target language of prompts.
         index: The benchmarks; None for a benchmark itself.
         reverify: At most so many ground truths and so many reference solutions are run.
     """
-    shares = _shares(rows, "domain")
-    numeric_sources = _numeric_sources(rows)
-    for row in rows:
-        form = _answer_form(row)
-        row["answer_form"] = (
-            f"{form}, where {row['source']} gives numbers"
-            if form in ("text", "math") and (row["source"], row["category"]) in numeric_sources
-            else form
-        )
-        row["prompt_chars"] = len(_text(row, "prompt"))
-        row["target_language_share"] = language_share(_text(row, "prompt"), language)
-        row["domain_share"] = shares[row["domain"]]
-        row["benchmark_overlap"] = _overlap(row, index)
-        row["answer_parses"] = row["reference_verdict"] = row["failed_test"] = None
-    with Scorer() as scorer:
-        _judge_truths(scorer, _draw([row for row in rows if _has_truth(row)], reverify))
-        _judge_references(scorer, _draw([row for row in rows if _has_program(row)], reverify))
-    for row in rows:
-        if row["domain"] == Domain.CODE and not _has_program(row):
-            row["reference_verdict"] = "no tests, entry point or reference solution to run"
+
+    def __init__(self, *, language: str, index: BenchmarkIndex | None, reverify: int) -> None:
+        self._language, self._index, self._reverify = language, index, reverify
+        self._domains = _Shares()
+        self._forms: dict[tuple[Any, Any], list[int]] = {}
+        self._truths: list[int] = []
+        self._programs: list[int] = []
+        self._verified: dict[int, Row] = {}
+
+    def survey(self, rows: Sequence[Row]) -> None:
+        """Count domains and forms of answers; note what can be verified."""
+        for row in rows:
+            self._domains.add(row["domain"])
+            if row["domain"] == Domain.MATH:
+                # A source's math answers: [how many are numbers, how many there are].
+                forms = self._forms.setdefault((row["source"], row["category"]), [0, 0])
+                forms[0] += _answer_form(row) == "number"
+                forms[1] += 1
+            if _has_truth(row):
+                self._truths.append(row["number"])
+            if _has_program(row):
+                self._programs.append(row["number"])
+
+    def verify(self, take: Take) -> None:
+        """Verify ground truths, run reference solutions."""
+        with Scorer() as scorer:
+            self._verified.update(_judge_truths(scorer, take(_draw(self._truths, self._reverify))))
+            self._verified.update(_judge_references(scorer, take(_draw(self._programs, self._reverify))))
+
+    def judge(self, rows: Sequence[Row]) -> None:
+        """See the class."""
+        numeric_sources = {
+            key for key, (numbers, count) in self._forms.items() if numbers >= _NUMERIC_MAJORITY * count
+        }
+        for row in rows:
+            form = _answer_form(row)
+            row["answer_form"] = (
+                f"{form}, where {row['source']} gives numbers"
+                if form in ("text", "math") and (row["source"], row["category"]) in numeric_sources
+                else form
+            )
+            row["prompt_chars"] = len(_text(row, "prompt"))
+            row["target_language_share"] = language_share(_text(row, "prompt"), self._language)
+            row["domain_share"] = self._domains.of(row["domain"])
+            row["benchmark_overlap"] = _overlap(row, self._index)
+            row["answer_parses"] = row["reference_verdict"] = row["failed_test"] = None
+            row.update(self._verified.get(row["number"], {}))
+            if row["domain"] == Domain.CODE and not _has_program(row):
+                row["reference_verdict"] = "no tests, entry point or reference solution to run"
 
 
-def sample_evidence(
-    rows: Sequence[Row],
-    *,
-    problems: Mapping[str, Problem],
-    language: str,
-    index: BenchmarkIndex,
-    reverify: int,
-) -> None:
-    """Add to each row of SFT data: prompt_matches, well_formed, reverified, repetition, response_chars,
+class SampleEvidence:
+    """Adds to each row of SFT data: prompt_matches, well_formed, reverified, repetition, response_chars,
     target_language_share, benchmark_overlap, domain_share.
 
     Args:
-        rows: Columns of the sample layout; changed in place.
         problems: Problem id -> problem, of every set the samples may answer.
         language: Target language of the reasoning.
         index: The benchmarks.
         reverify: At most so many verdicts are computed again.
     """
-    shares = _shares(rows, "domain")
-    for row in rows:
-        response = _text(row, "response")
-        problem = problems.get(row["problem_id"])
-        row["prompt_matches"] = problem is not None and problem.prompt == row["prompt"]
-        row["well_formed"] = is_well_formed(response)
-        row["repetition"] = round(repetition_share(response), 4)
-        row["response_chars"] = len(response)
-        row["target_language_share"] = round(language_share(thought_of(response), language), 4)
-        row["benchmark_overlap"] = _overlap(row, index)
-        row["domain_share"] = shares[row["domain"]]
-        row["reverified"] = None
-    known = _draw([row for row in rows if row["problem_id"] in problems], reverify)
-    with Scorer() as scorer:
-        outcomes = _verify(
-            scorer, [problems[row["problem_id"]] for row in known], [_text(row, "response") for row in known]
-        )
-    for row, (outcome, _) in zip(known, outcomes, strict=True):
-        row["reverified"] = outcome
+
+    def __init__(
+        self, *, problems: Mapping[str, Problem], language: str, index: BenchmarkIndex, reverify: int
+    ) -> None:
+        self._problems, self._language, self._index, self._reverify = problems, language, index, reverify
+        self._domains = _Shares()
+        self._known: list[int] = []
+        self._verified: dict[int, str | None] = {}
+
+    def survey(self, rows: Sequence[Row]) -> None:
+        """Count domains; note which rows answer a known problem."""
+        for row in rows:
+            self._domains.add(row["domain"])
+            if row["problem_id"] in self._problems:
+                self._known.append(row["number"])
+
+    def verify(self, take: Take) -> None:
+        """Compute verdicts again."""
+        known = take(_draw(self._known, self._reverify))
+        with Scorer() as scorer:
+            outcomes = _verify(
+                scorer,
+                [self._problems[row["problem_id"]] for row in known],
+                [_text(row, "response") for row in known],
+            )
+        for row, (outcome, _) in zip(known, outcomes, strict=True):
+            self._verified[row["number"]] = outcome
+
+    def judge(self, rows: Sequence[Row]) -> None:
+        """See the class."""
+        for row in rows:
+            response = _text(row, "response")
+            problem = self._problems.get(row["problem_id"])
+            row["prompt_matches"] = problem is not None and problem.prompt == row["prompt"]
+            row["well_formed"] = is_well_formed(response)
+            row["repetition"] = round(repetition_share(response), 4)
+            row["response_chars"] = len(response)
+            row["target_language_share"] = round(language_share(thought_of(response), self._language), 4)
+            row["benchmark_overlap"] = _overlap(row, self._index)
+            row["domain_share"] = self._domains.of(row["domain"])
+            row["reverified"] = self._verified.get(row["number"])
 
 
-def preference_evidence(rows: Sequence[Row], *, language: str, index: BenchmarkIndex) -> None:
-    """Add to each pair: differ, contradicts, target_language_share, response_chars, benchmark_overlap, class_share."""
-    shares = _shares(rows, "category")
-    judged = {(row["prompt"], row["chosen"], row["rejected"]): row["id"] for row in rows}
-    for row in rows:
-        chosen, rejected = _text(row, "chosen"), _text(row, "rejected")
-        row["differ"] = chosen.strip() != rejected.strip()
-        row["contradicts"] = (
-            judged.get((row["prompt"], row["rejected"], row["chosen"])) if row["differ"] else None
-        )
-        row["target_language_share"] = round(language_share(chosen, language), 4)
-        row["response_chars"] = max(len(chosen), len(rejected))
-        row["benchmark_overlap"] = _overlap(row, index)
-        row["class_share"] = shares[row["category"]]
+class PreferenceEvidence:
+    """Adds to each pair: differ, contradicts, target_language_share, response_chars, benchmark_overlap, class_share."""
+
+    def __init__(self, *, language: str, index: BenchmarkIndex) -> None:
+        self._language, self._index = language, index
+        self._categories = _Shares()
+        self._judged: dict[tuple[Any, ...], Any] = {}
+
+    def survey(self, rows: Sequence[Row]) -> None:
+        """Count categories; remember what was preferred to what."""
+        for row in rows:
+            self._categories.add(row["category"])
+            self._judged[row["prompt"], row["chosen"], row["rejected"]] = row["id"]
+
+    def verify(self, take: Take) -> None:
+        """Nothing a verifier could say."""
+
+    def judge(self, rows: Sequence[Row]) -> None:
+        """See the class."""
+        for row in rows:
+            chosen, rejected = _text(row, "chosen"), _text(row, "rejected")
+            row["differ"] = chosen.strip() != rejected.strip()
+            opposite = (row["prompt"], row["rejected"], row["chosen"])
+            row["contradicts"] = self._judged.get(opposite) if row["differ"] else None
+            row["target_language_share"] = round(language_share(chosen, self._language), 4)
+            row["response_chars"] = max(len(chosen), len(rejected))
+            row["benchmark_overlap"] = _overlap(row, self._index)
+            row["class_share"] = self._categories.of(row["category"])
 
 
-def safety_evidence(rows: Sequence[Row], *, index: BenchmarkIndex) -> None:
-    """Add to each example: contradicts, response_chars, benchmark_overlap, class_share (of safe or unsafe)."""
-    shares = _shares(rows, "safe")
-    judged = {(row["prompt"], row["response"], row["safe"]): row["id"] for row in rows}
-    for row in rows:
-        row["contradicts"] = None
-        if isinstance(row["safe"], bool):
-            row["contradicts"] = judged.get((row["prompt"], row["response"], not row["safe"]))
-        row["response_chars"] = len(_text(row, "response"))
-        row["benchmark_overlap"] = _overlap(row, index)
-        row["class_share"] = shares[row["safe"]]
+class SafetyEvidence:
+    """Adds to each example: contradicts, response_chars, benchmark_overlap, class_share (of safe or unsafe)."""
+
+    def __init__(self, *, index: BenchmarkIndex) -> None:
+        self._index = index
+        self._classes = _Shares()
+        self._judged: dict[tuple[Any, ...], Any] = {}
+
+    def survey(self, rows: Sequence[Row]) -> None:
+        """Count both classes; remember what was called safe."""
+        for row in rows:
+            self._classes.add(row["safe"])
+            self._judged[row["prompt"], row["response"], row["safe"]] = row["id"]
+
+    def verify(self, take: Take) -> None:
+        """Nothing a verifier could say."""
+
+    def judge(self, rows: Sequence[Row]) -> None:
+        """See the class."""
+        for row in rows:
+            row["contradicts"] = None
+            if isinstance(row["safe"], bool):
+                row["contradicts"] = self._judged.get((row["prompt"], row["response"], not row["safe"]))
+            row["response_chars"] = len(_text(row, "response"))
+            row["benchmark_overlap"] = _overlap(row, self._index)
+            row["class_share"] = self._classes.of(row["safe"])
+
+
+class _Shares:
+    """How many rows have which value."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[Any] = Counter()
+        self._shares: dict[Any, float] = {}
+
+    def add(self, value: Any) -> None:
+        """Count a row."""
+        self._counts[value] += 1
+
+    def of(self, value: Any) -> float:
+        """The share of rows that have it, once all are counted."""
+        if not self._shares:
+            total = self._counts.total()
+            self._shares = {value: count / total for value, count in self._counts.items()}
+        return self._shares[value]
 
 
 def _text(row: Row, name: str) -> str:
     return row[name] if isinstance(row[name], str) else ""
-
-
-def _shares(rows: Sequence[Row], column: str) -> dict[Any, float]:
-    """Value -> the share of rows that have it."""
-    return {value: count / len(rows) for value, count in Counter(row[column] for row in rows).items()}
 
 
 def _overlap(row: Row, index: BenchmarkIndex | None) -> str | None:
@@ -160,15 +262,6 @@ def _answer_form(row: Row) -> str | None:
     return "math" if any(mark in answer for mark in "\\^=+*/<>()[]{}0123456789") else "text"
 
 
-def _numeric_sources(rows: Sequence[Row]) -> set[tuple[Any, Any]]:
-    """(source, category) whose math answers are numbers, all but a few."""
-    forms: dict[tuple[Any, Any], list[bool]] = {}
-    for row in rows:
-        if row["domain"] == Domain.MATH:
-            forms.setdefault((row["source"], row["category"]), []).append(_answer_form(row) == "number")
-    return {key for key, numbers in forms.items() if sum(numbers) >= _NUMERIC_MAJORITY * len(numbers)}
-
-
 def _has_truth(row: Row) -> bool:
     return row["domain"] in (Domain.MATH, Domain.GENERAL) and bool(_text(row, "answer").strip())
 
@@ -184,29 +277,28 @@ def _has_program(row: Row) -> bool:
     )
 
 
-def _draw(rows: Sequence[Row], count: int) -> list[Row]:
-    """All rows, or `count` of them, in order and the same every time."""
-    if len(rows) <= count:
-        return list(rows)
-    return [rows[index] for index in sorted(random.Random(_SEED).sample(range(len(rows)), count))]
+def _draw(numbers: Sequence[int], count: int) -> Sequence[int]:
+    """All of them, or `count` of them, in order and the same every time."""
+    if len(numbers) <= count:
+        return numbers
+    return [numbers[place] for place in sorted(random.Random(_SEED).sample(range(len(numbers)), count))]
 
 
-def _judge_truths(scorer: Scorer, rows: Sequence[Row]) -> None:
+def _judge_truths(scorer: Scorer, rows: Sequence[Row]) -> Iterator[tuple[int, Row]]:
     """An answer parses when our own verifier accepts it as the answer to its own problem."""
     verdicts = _verify(scorer, [_problem(row) for row in rows], [_as_response(row["answer"]) for row in rows])
     for row, (outcome, detail) in zip(rows, verdicts, strict=True):
-        row["answer_parses"] = None if outcome is None else outcome == Outcome.CORRECT
-        row["failed_test"] = detail or None
+        parses = None if outcome is None else outcome == Outcome.CORRECT
+        yield row["number"], {"answer_parses": parses, "failed_test": detail or None}
 
 
-def _judge_references(scorer: Scorer, rows: Sequence[Row]) -> None:
+def _judge_references(scorer: Scorer, rows: Sequence[Row]) -> Iterator[tuple[int, Row]]:
     """The reference solution must pass its own tests in the sandbox."""
     verdicts = _verify(
         scorer, [_problem(row) for row in rows], [_as_response(row["reference"]) for row in rows]
     )
     for row, (outcome, detail) in zip(rows, verdicts, strict=True):
-        row["reference_verdict"] = outcome
-        row["failed_test"] = detail or None
+        yield row["number"], {"reference_verdict": outcome, "failed_test": detail or None}
 
 
 def _problem(row: Row) -> Problem:

@@ -21,6 +21,7 @@ from pipeline_lib.storage.atomic import write_json
 if TYPE_CHECKING:
     import great_expectations as gx
     import pandas as pd
+    import pyarrow as pa
     from great_expectations.data_context import EphemeralDataContext
 
     from pipeline_lib.quality.suites import Suite
@@ -39,8 +40,21 @@ class GatePart:
     name: str
     """The file, as a person knows it."""
     frame: pd.DataFrame
-    """Its rows, with the computed columns; the column `number` numbers them."""
+    """What its rows are judged by; the column `number` numbers them, and row n is the n-th."""
     suite: Suite
+    table: pa.Table | None = None
+    """The rows' other columns, for examples."""
+
+    def value(self, number: int, name: str) -> object:
+        """A row's value in a column of the frame or, where that has none, of the table."""
+        if name in self.frame.columns:
+            return self.frame[name].iat[number]
+        assert self.table is not None
+        return self.table[name][number].as_py()
+
+    def has(self, name: str) -> bool:
+        """True for a column of the frame or of the table."""
+        return name in self.frame.columns or (self.table is not None and name in self.table.column_names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +123,11 @@ def _check(context: EphemeralDataContext, part: GatePart) -> list[Finding]:
         batch_parameters={"dataframe": part.frame},
         result_format={"result_format": "COMPLETE", "unexpected_index_column_names": [ROW]},
     )
-    findings = [_finding(result, part.frame) for result in outcome.results]
+    findings = [_finding(result, part) for result in outcome.results]
     return sorted(findings, key=lambda finding: (finding.expectation, finding.column, finding.meaning))
 
 
-def _finding(result: gx.ExpectationValidationResult, frame: pd.DataFrame) -> Finding:
+def _finding(result: gx.ExpectationValidationResult, part: GatePart) -> Finding:
     """What one expectation said, without the times and random names of Great Expectations."""
     config = result.expectation_config
     assert config is not None
@@ -123,8 +137,7 @@ def _finding(result: gx.ExpectationValidationResult, frame: pd.DataFrame) -> Fin
     observed = "" if "unexpected_count" in details else _short(details.get("observed_value", ""))
     if not details:
         observed = f"could not be computed: {_reason(result.exception_info)}"
-    shown = [name for name in dict.fromkeys([*columns, *meta.get("show", [])]) if name in frame.columns]
-    by_number = frame.set_index(ROW, drop=False)
+    shown = [name for name in dict.fromkeys([*columns, *meta.get("show", [])]) if part.has(name)]
     return Finding(
         meaning=str(meta.get("meaning", config.type)),
         expectation=str(config.type),
@@ -136,9 +149,9 @@ def _finding(result: gx.ExpectationValidationResult, frame: pd.DataFrame) -> Fin
             {
                 ROW: str(number),
                 **{
-                    name: _short(by_number.at[number, name])
+                    name: _short(part.value(number, name))
                     for name in dict.fromkeys(["id", *shown])
-                    if name in frame
+                    if part.has(name)
                 },
             }
             for number in numbers[:EXAMPLE_ROWS]

@@ -7,27 +7,39 @@ all fail for the same reason. A file that is missing or empty is a DataError.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from pipeline_lib.data.decontamination import BenchmarkIndex
-from pipeline_lib.data.schema import PREFERENCES, PROBLEMS, SAFETY, SAMPLES, Layout, read_problems, read_table
+from pipeline_lib.data.schema import (
+    PREFERENCES,
+    PROBLEMS,
+    ROWS_AT_ONCE,
+    SAFETY,
+    SAMPLES,
+    Layout,
+    read_problems,
+    read_table,
+)
 from pipeline_lib.errors import DataError
 from pipeline_lib.params import GateParams
 from pipeline_lib.quality.evidence import (
+    Evidence,
+    PreferenceEvidence,
+    ProblemEvidence,
     Row,
-    preference_evidence,
-    problem_evidence,
-    safety_evidence,
-    sample_evidence,
+    SafetyEvidence,
+    SampleEvidence,
 )
 from pipeline_lib.quality.gate import ROW, GatePart, load_great_expectations, run_gate
 from pipeline_lib.types import Problem, Split
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    import pandas as pd
 
     from pipeline_lib.quality.suites import Suite
 
@@ -57,7 +69,7 @@ class _File:
 
     path: Path
     layout: Layout[Any]
-    compute: Callable[[list[Row]], None]
+    evidence: Evidence
     """Adds the computed columns."""
     suite: Callable[[], Suite]
 
@@ -79,51 +91,41 @@ def check_problems(settings: GateSettings) -> dict[str, int]:
 
 def check_samples(settings: GateSettings, path: Path) -> dict[str, int]:
     """Gate of cold-start, rejection or distillation data at `path`. Raises GateFailed, DataError."""
-    index = _benchmark_index(settings)
-    problems = _answerable(settings.root)
-
-    def compute(rows: list[Row]) -> None:
-        sample_evidence(
-            rows,
-            problems=problems,
-            language=settings.language,
-            index=index,
-            reverify=settings.bounds.reverify,
-        )
+    evidence = SampleEvidence(
+        problems=_answerable(settings.root),
+        language=settings.language,
+        index=_benchmark_index(settings),
+        reverify=settings.bounds.reverify,
+    )
 
     def suite() -> Suite:
         from pipeline_lib.quality.suites import sample_suite
 
         return sample_suite(settings.bounds, settings.language)
 
-    return _check(settings, [_File(path, SAMPLES, compute, suite)])
+    return _check(settings, [_File(path, SAMPLES, evidence, suite)])
 
 
 def check_preferences(settings: GateSettings) -> dict[str, int]:
     """Gate of the reward models' data: preference pairs and safety examples. Raises GateFailed, DataError."""
     index = _benchmark_index(settings)
 
-    def compute_pairs(rows: list[Row]) -> None:
-        preference_evidence(rows, language=settings.language, index=index)
-
     def pair_suite() -> Suite:
         from pipeline_lib.quality.suites import preference_suite
 
         return preference_suite(settings.bounds)
-
-    def compute_examples(rows: list[Row]) -> None:
-        safety_evidence(rows, index=index)
 
     def example_suite() -> Suite:
         from pipeline_lib.quality.suites import safety_suite
 
         return safety_suite(settings.bounds)
 
+    pairs = PreferenceEvidence(language=settings.language, index=index)
     return _check(
         settings,
         [
-            _File(PROBLEM_FOLDER / "preferences.parquet", PREFERENCES, compute_pairs, pair_suite),
-            _File(PROBLEM_FOLDER / "safety.parquet", SAFETY, compute_examples, example_suite),
+            _File(PROBLEM_FOLDER / "preferences.parquet", PREFERENCES, pairs, pair_suite),
+            _File(PROBLEM_FOLDER / "safety.parquet", SAFETY, SafetyEvidence(index=index), example_suite),
         ],
     )
 
@@ -143,11 +145,10 @@ def _check(settings: GateSettings, files: Sequence[_File]) -> dict[str, int]:
     loading = threading.Thread(target=load_great_expectations, name="import-great-expectations")
     loading.start()
     try:
-        tables = [(file, read_table(settings.root / file.path, file.layout)) for file in files]
-        computed = [(file, table, _computed_rows(file, table)) for file, table in tables]
+        computed = [(file, *_computed(settings.root, file)) for file in files]
     finally:
         loading.join()
-    parts = [part for file, table, rows in computed for part in _parts(file, table, rows)]
+    parts = [part for file, table, frame in computed for part in _parts(file, table, frame)]
     root = settings.root
     return run_gate(
         settings.stage, parts, root / report_path(settings.stage), root / docs_path(settings.stage)
@@ -175,22 +176,61 @@ def _schema_rows(file: _File, table: pa.Table) -> list[Row]:
     return rows
 
 
-def _computed_rows(file: _File, table: pa.Table) -> list[Row] | None:
-    """The rows with their evidence; None when the columns are not the layout's."""
+def _computed(root: Path, file: _File) -> tuple[pa.Table, pd.DataFrame | None]:
+    """The table of a file, and what its rows are judged by; None when the columns are not the layout's.
+
+    The frame has the computed columns and those of the file that an expectation looks at: long texts stay in the
+    table, where a row that is refused finds them.
+    """
+    import pandas as pd
+
+    table = read_table(root / file.path, file.layout)
     if any(row["found"] != row["wanted"] for row in _schema_rows(file, table)):
-        return None
-    rows = [{ROW: number, **row} for number, row in enumerate(table.to_pylist())]
+        return table, None
+    for rows in _numbered(table, f"{file.path}: survey"):
+        file.evidence.survey(rows)
+    file.evidence.verify(lambda numbers: _take(table, numbers))
     needed = [
         field.name for field in file.layout.schema if not field.nullable and field.name not in _MAY_BE_BLANK
     ]
-    for row in rows:
-        empty = [name for name in needed if row[name] is None or not str(row[name]).strip()]
-        row["empty_columns"] = ", ".join(empty) or None
-    file.compute(rows)
-    return rows
+    kept: list[pd.DataFrame] = []
+    for rows in _numbered(table, f"{file.path}: judge"):
+        for row in rows:
+            empty = [name for name in needed if row[name] is None or not str(row[name]).strip()]
+            row["empty_columns"] = ", ".join(empty) or None
+        file.evidence.judge(rows)
+        computed = [name for name in rows[0] if name not in table.column_names]
+        kept.append(pd.DataFrame(rows, columns=[*computed, *_looked_at(file, table)], dtype=object))
+    return table, pd.concat(kept, ignore_index=True)
 
 
-def _parts(file: _File, table: pa.Table, rows: list[Row] | None) -> list[GatePart]:
+def _numbered(table: pa.Table, title: str) -> Iterator[list[Row]]:
+    """The table's rows with their numbers, some at a time."""
+    from tqdm import tqdm
+
+    with tqdm(total=table.num_rows, desc=title, unit="row", delay=5.0, mininterval=2) as bar:
+        for first in range(0, table.num_rows, ROWS_AT_ONCE):
+            rows = table.slice(first, ROWS_AT_ONCE).to_pylist()
+            yield [{ROW: number, **row} for number, row in enumerate(rows, first)]
+            bar.update(len(rows))
+
+
+def _take(table: pa.Table, numbers: Sequence[int]) -> list[Row]:
+    rows = table.take(pa.array(numbers, pa.int64())).to_pylist()
+    return [{ROW: number, **row} for number, row in zip(numbers, rows, strict=True)]
+
+
+def _looked_at(file: _File, table: pa.Table) -> list[str]:
+    """The file's own columns that its suite needs, and the id."""
+    names = {"id"}
+    for expectation in file.suite():
+        settings = expectation.configuration.kwargs
+        names |= {settings.get(role, "") for role in ("column", "column_A", "column_B")}
+        names |= set(settings.get("column_list", ()))
+    return [name for name in table.column_names if name in names]
+
+
+def _parts(file: _File, table: pa.Table, frame: pd.DataFrame | None) -> list[GatePart]:
     """The columns of a file, and its rows where the columns are right."""
     import pandas as pd
 
@@ -199,23 +239,22 @@ def _parts(file: _File, table: pa.Table, rows: list[Row] | None) -> list[GatePar
     name = file.path.as_posix()
     schema = pd.DataFrame(_schema_rows(file, table), dtype=object)
     parts = [GatePart(f"{name}: columns", schema, schema_suite())]
-    if rows is not None:
-        parts.append(GatePart(name, pd.DataFrame(rows, dtype=object), file.suite()))
+    if frame is not None:
+        parts.append(GatePart(name, frame, file.suite(), table))
     return parts
 
 
 def _problem_file(
     settings: GateSettings, path: Path, bounds: GateParams, split: Split, index: BenchmarkIndex | None
 ) -> _File:
-    def compute(rows: list[Row]) -> None:
-        problem_evidence(rows, language=settings.language, index=index, reverify=bounds.reverify)
+    evidence = ProblemEvidence(language=settings.language, index=index, reverify=bounds.reverify)
 
     def suite() -> Suite:
         from pipeline_lib.quality.suites import problem_suite
 
         return problem_suite(bounds, split)
 
-    return _File(path, PROBLEMS, compute, suite)
+    return _File(path, PROBLEMS, evidence, suite)
 
 
 def _benchmark_paths(root: Path) -> list[Path]:

@@ -7,6 +7,7 @@ permissions, no absolute path. Two machines with the same content agree.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline_lib.errors import DataError
@@ -51,3 +52,14 @@ def hash_directory(path: Path) -> str:
 def hash_path(path: Path) -> str:
     """`hash_directory` of a directory, `hash_file` of anything else."""
     return hash_directory(path) if Path(path).is_dir() else hash_file(path)
+
+
+def hash_code(names: Sequence[str]) -> str:
+    """Hash of the sources of these modules and packages below pipeline_lib/: what decides the bytes of some output."""
+    package = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for name in names:
+        target = package / name
+        for file in sorted(target.rglob("*.py")) if target.is_dir() else [target]:
+            digest.update(f"{file.relative_to(package)}={hash_file(file)}\n".encode())
+    return digest.hexdigest()

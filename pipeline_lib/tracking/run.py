@@ -213,7 +213,9 @@ def _open_journal(folder: Path, name: str, identity: str) -> tuple[Journal, bool
         if starts and starts[-1].body["identity"] == identity and not ended:
             return journal, True
     folder.mkdir(parents=True, exist_ok=True)
-    return Journal(folder / f"{name}+{time.time_ns()}{SUFFIX}"), False
+    # The names give the order of the tries: a clock that was set back must not make the newest the oldest.
+    newest = max((int(journal.path.stem.rpartition("+")[2]) for journal in journals(folder)), default=0)
+    return Journal(folder / f"{name}+{max(time.time_ns(), newest + 1)}{SUFFIX}"), False
 
 
 def _relative(path: Path | str, root: Path) -> str:

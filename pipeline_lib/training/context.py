@@ -12,6 +12,7 @@ from pipeline_lib.errors import Preempted
 from pipeline_lib.storage.atomic import write_bytes, write_json
 from pipeline_lib.training.checkpoint import CheckpointStore
 from pipeline_lib.training.distributed import Engine, World
+from pipeline_lib.training.heartbeat import Heartbeat
 from pipeline_lib.training.metrics import Row, to_csv
 from pipeline_lib.training.preemption import Preemption
 from pipeline_lib.training.progress import Progress
@@ -37,6 +38,7 @@ class JobContext:
     world: World
     store: CheckpointStore
     preemption: Preemption
+    heartbeat: Heartbeat
     run: StageRun | None
     """The stage's MLflow run, on rank 0, when a stage started the job."""
 
@@ -49,7 +51,8 @@ class JobContext:
         return self.root / self.spec.outputs[role]
 
     def progress(self, total: int, start: int) -> Progress:
-        """The progress line; silent except on rank 0."""
+        """The progress line, from the step that the job begins or goes on with; silent except on rank 0."""
+        self.heartbeat.reached(start)
         return Progress(self.spec.name, total, start=start, shown=self.world.is_first)
 
     def log(self, row: Mapping[str, float], step: int) -> None:
@@ -61,6 +64,7 @@ class JobContext:
         self, step: int, engines: Mapping[str, Engine], state: Mapping[str, Any], tensors: Mapping[str, Any]
     ) -> None:
         """After SIGTERM: checkpoint at `step`, then Preempted. Every rank calls it at every step boundary."""
+        self.heartbeat.reached(step)
         if self.preemption.asked():
             self.store.save(step, engines, state, tensors)
             raise Preempted(

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ from pipeline_lib.training.startup import import_deepspeed
 if TYPE_CHECKING:
     from pipeline_lib.params import EngineParams
 
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+"""The longest a rank waits for another that lives; one that does not is missed sooner (`heartbeat`)."""
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPS = 1e-8
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -72,9 +75,14 @@ class World:
             dist.barrier()
 
 
+def place_in_world() -> tuple[int, int]:
+    """(this rank, how many there are), as the launcher says; (0, 1) without one."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def join_world(engine: EngineParams) -> World:
     """Enter the process group that the environment describes (RANK, WORLD_SIZE, MASTER_*); alone without it."""
-    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, size = place_in_world()
     cuda = torch.cuda.is_available()
     if not cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -86,7 +94,7 @@ def join_world(engine: EngineParams) -> World:
         else:
             if os.environ.get("MASTER_ADDR") in LOOPBACK:
                 os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-            dist.init_process_group(backend)
+            dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
     local = int(os.environ.setdefault("LOCAL_RANK", "0"))
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     return World(rank, size, device)

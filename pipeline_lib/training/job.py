@@ -48,13 +48,16 @@ def run(folder: Path) -> None:
     from pipeline_lib.params import EngineParams
     from pipeline_lib.training.checkpoint import CheckpointStore
     from pipeline_lib.training.context import JobContext, attached_run
-    from pipeline_lib.training.distributed import join_world, leave_world
+    from pipeline_lib.training.distributed import join_world, leave_world, place_in_world
+    from pipeline_lib.training.heartbeat import Heartbeat
     from pipeline_lib.training.preemption import Preemption
     from pipeline_lib.training.spec import JobSpec
 
     spec = JobSpec.from_json((folder / "spec.json").read_text(encoding="utf-8"))
-    world = join_world(EngineParams.model_validate(spec.engine))
+    heartbeat = Heartbeat(folder, *place_in_world())
+    heartbeat.start()
     try:
+        world = join_world(EngineParams.model_validate(spec.engine))
         context = JobContext(
             spec=spec,
             root=Path.cwd(),
@@ -62,10 +65,12 @@ def run(folder: Path) -> None:
             world=world,
             store=CheckpointStore(folder, world),
             preemption=Preemption(world),
+            heartbeat=heartbeat,
             run=attached_run() if world.is_first else None,
         )
         run_kind(context)
     finally:
+        heartbeat.stop()
         leave_world()
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline_lib.storage.hash import hash_file, hash_path
+from pipeline_lib.storage.hash import hash_code, hash_path
 
 Kind = Literal["grpo", "sft", "reward_models"]
 CODE = ("algorithms", "training", "rollout", "rewards", "modeling.py", "types.py")
@@ -68,16 +68,5 @@ class JobSpec:
         digest = hashlib.sha256(told.to_json().encode())
         for role, path in sorted(self.inputs.items()):
             digest.update(f"{role}={hash_path(root / path)}\n".encode())
-        digest.update(code_hash().encode())
+        digest.update(hash_code(CODE).encode())
         return digest.hexdigest()[:16]
-
-
-def code_hash() -> str:
-    """Hash of the sources in `CODE`."""
-    package = Path(__file__).resolve().parent.parent
-    digest = hashlib.sha256()
-    for name in CODE:
-        target = package / name
-        for file in sorted(target.rglob("*.py")) if target.is_dir() else [target]:
-            digest.update(f"{file.relative_to(package)}={hash_file(file)}\n".encode())
-    return digest.hexdigest()

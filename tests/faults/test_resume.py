@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from pipeline_lib.errors import EXIT_BAD_INPUT
 from tests.unit.training.tiny import build_world, finish_job, grpo_spec, on_ranks, sft_spec, start_job
 
 
@@ -99,6 +101,28 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_used(tmp_path, capfd):
     finish_job(damaged, spec)
     assert "damaged" in capfd.readouterr().err
     assert _outputs(damaged, spec) == _outputs(whole, spec)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_ends_the_job_with_one_line_and_its_last_checkpoint(tmp_path, capfd):
+    """Full at file level: no file may grow beyond a few bytes (RLIMIT_FSIZE), set while the job runs."""
+    spec = grpo_spec(steps=8)
+    whole, full = _world(tmp_path / "whole"), _world(tmp_path / "full")
+    finish_job(whole, spec)
+    process = start_job(full, spec, prepare=_slow_steps)
+    while not (full / "job" / "step-00000002").exists():
+        assert process.is_alive()
+        time.sleep(0.01)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100, 100))
+    process.join()
+    said = capfd.readouterr().out
+    assert process.exitcode == EXIT_BAD_INPUT
+    assert "the disk is full" in said
+    assert "Traceback" not in said
+    assert "step-00000002" in [path.name for path in (full / "job").iterdir()]
+    finish_job(full, spec)
+    assert _outputs(full, spec) == _outputs(whole, spec)
+    assert not list((full / "job").glob(".partial-*"))
 
 
 def _run_here(root: Path, spec, *, stop_after: int | None = None) -> None:

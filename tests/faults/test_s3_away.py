@@ -16,7 +16,7 @@ from tests.small_project import build
 
 pytestmark = pytest.mark.slow
 
-AWAY_S = float(os.environ.get("R1_S3_AWAY", "12"))
+AWAY_S = float(os.environ.get("R1_AWAY_SECONDS", "12"))
 """How long the server is away; `make test-faults` makes it two minutes."""
 BYTES = 160_000_000
 PREFIX = "away"

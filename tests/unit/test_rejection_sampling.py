@@ -8,7 +8,6 @@ from pipeline_lib.data.schema import SftSample
 from pipeline_lib.errors import DataError
 from pipeline_lib.params.data import SamplingSection
 from pipeline_lib.rejection_sampling import (
-    Judged,
     draw_problems,
     fault_of,
     merge,
@@ -18,7 +17,8 @@ from pipeline_lib.rejection_sampling import (
     sample_of,
     select,
 )
-from pipeline_lib.types import Completion, Domain, Outcome, Problem, Verdict
+from pipeline_lib.sample_journal import Judged
+from pipeline_lib.types import Domain, Outcome, Problem
 
 SECTION = SamplingSection(
     samples=4, problems=10, keep_per_problem=2, max_new_tokens=64, max_repetition=0.3, min_language_share=1.0
@@ -33,8 +33,7 @@ def problem(name: str = "p1") -> Problem:
 def judged(
     text: str, outcome: Outcome = Outcome.CORRECT, *, finished: bool = True, name: str = "p1"
 ) -> Judged:
-    completion = Completion(name, (1,), (2,), (-0.1,), text, finished)
-    return Judged(problem(name), completion, Verdict(outcome))
+    return Judged(problem(name), text, finished, outcome)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ import pytest
 
 from pipeline_lib.data.decontamination import BenchmarkIndex
 from pipeline_lib.quality.evidence import (
-    preference_evidence,
-    problem_evidence,
-    safety_evidence,
-    sample_evidence,
+    Evidence,
+    PreferenceEvidence,
+    ProblemEvidence,
+    SafetyEvidence,
+    SampleEvidence,
 )
 from pipeline_lib.types import Domain, Problem
 
@@ -34,9 +35,20 @@ def _row(number: int, **changes: Any) -> dict[str, Any]:
     return {**row, **changes}
 
 
-def _judged(rows: list[dict[str, Any]], reverify: int = 100) -> list[dict[str, Any]]:
-    problem_evidence(rows, language="en", index=INDEX, reverify=reverify)
+def _judge(evidence: Evidence, rows: list[dict[str, Any]], at_once: int = 7) -> list[dict[str, Any]]:
+    """All rows, a few at a time, as a gate does."""
+    parts = [rows[first : first + at_once] for first in range(0, len(rows), at_once)]
+    for part in parts:
+        evidence.survey(part)
+    by_number = {row.get("number"): row for row in rows}
+    evidence.verify(lambda numbers: [by_number[number] for number in numbers])
+    for part in parts:
+        evidence.judge(part)
     return rows
+
+
+def _judged(rows: list[dict[str, Any]], reverify: int = 100) -> list[dict[str, Any]]:
+    return _judge(ProblemEvidence(language="en", index=INDEX, reverify=reverify), rows)
 
 
 def test_a_good_problem_has_nothing_against_it() -> None:
@@ -113,7 +125,7 @@ def test_samples_are_verified_against_their_problem() -> None:
         sample(2, "1", problem_id="p9"),
         sample(3, "1", prompt="held out question"),
     ]
-    sample_evidence(rows, problems=problems, language="en", index=INDEX, reverify=100)
+    _judge(SampleEvidence(problems=problems, language="en", index=INDEX, reverify=100), rows)
     assert [row["reverified"] for row in rows] == ["correct", "wrong", None, "correct"]
     assert [row["prompt_matches"] for row in rows] == [True, True, False, False]
     assert rows[3]["benchmark_overlap"] == "bench: held out question"
@@ -130,7 +142,7 @@ def test_contradictions_name_each_other() -> None:
         pair("c", "yes", "perhaps"),
         pair("d", "same", "same"),
     ]
-    preference_evidence(rows, language="en", index=INDEX)
+    _judge(PreferenceEvidence(language="en", index=INDEX), rows)
     assert [row["contradicts"] for row in rows] == ["b", "a", None, None]
     assert [row["differ"] for row in rows] == [True, True, True, False]
 
@@ -138,6 +150,6 @@ def test_contradictions_name_each_other() -> None:
         {"id": name, "prompt": "q", "response": "r", "safe": safe}
         for name, safe in (("a", True), ("b", False))
     ]
-    safety_evidence(examples, index=INDEX)
+    _judge(SafetyEvidence(index=INDEX), examples)
     assert [row["contradicts"] for row in examples] == ["b", "a"]
     assert [row["class_share"] for row in examples] == [0.5, 0.5]

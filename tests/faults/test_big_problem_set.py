@@ -1,0 +1,95 @@
+"""A large problem set through cleaning and gate: what was planted is found, memory is bounded, a bad row is named.
+
+R1_BIG_ROWS sets the number of rows (short: 20,000; `make test-faults`: 1,000,000). The file is made row by row, the stages
+are run by their own commands.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks._measure import MemoryWatch
+from benchmarks._word_problems import Planted, big_world
+from pipeline_lib.data.schema import read_problems
+from pipeline_lib.errors import EXIT_GATE_FAILED
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = int(os.environ.get("R1_BIG_ROWS", "20000"))
+MEMORY_MIB = 700 + ROWS * 2.8 / 1024
+"""Of a stage with its children, proportional set size: 700 MiB for the libraries and 2.8 KiB a row, 3.4 GiB for a million."""
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Planted]:
+    folder = tmp_path_factory.mktemp("big")
+    planted = big_world(folder, ROWS)
+    _stage(folder, "prepare_problems")
+    return folder, planted
+
+
+def _stage(folder: Path, stage: str, code: int = 0) -> str:
+    """Run a stage under watch; what it said."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"tasks.{stage}"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "R1_MLFLOW_LINGER": "0"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    watch = MemoryWatch(process.pid, 0.5)
+    errors = process.communicate(timeout=5400)[1]
+    assert process.returncode == code, errors[-4000:]
+    peak = watch.stop()
+    print(f"{stage}: {ROWS:,} rows, {peak:,.0f} MiB at most")
+    assert peak < MEMORY_MIB
+    return errors
+
+
+def test_what_was_planted_is_dropped_and_nothing_else(world: tuple[Path, Planted]) -> None:
+    folder, planted = world
+    counts = json.loads((folder / "reports/metrics/prepare_problems.json").read_text())
+    assert {name: counts[f"train.{name}"] for name in ("loaded", "dropped_exact", "dropped_normalised", "dropped_near",
+                                                       "dropped_benchmark", "kept")} == {
+        "loaded": planted.rows, "dropped_exact": planted.exact, "dropped_normalised": planted.normalised,
+        "dropped_near": planted.near, "dropped_benchmark": planted.contaminated, "kept": planted.clean,
+    }  # fmt: skip
+    assert len(read_problems(folder / "data/problems/train.parquet")) == planted.clean
+
+
+def test_the_gate_passes_the_clean_set(world: tuple[Path, Planted]) -> None:
+    folder, planted = world
+    _stage(folder, "validate_problems")
+    report = json.loads((folder / "reports/gates/validate_problems.json").read_text())
+    assert report["success"]
+    assert report["datasets"]["data/problems/train.parquet"]["rows"] == planted.clean
+
+
+def test_the_gate_names_the_bad_rows_among_all(world: tuple[Path, Planted]) -> None:
+    folder, planted = world
+    path = folder / "data/problems/train.parquet"
+    good = pq.read_table(path)
+    ids, answers = good["id"].to_pylist(), good["answer"].to_pylist()
+    last = planted.clean - 1
+    ids[last], answers[last - 1] = ids[0], "several"
+    for name, values in (("id", ids), ("answer", answers)):
+        place = good.schema.get_field_index(name)
+        good = good.set_column(place, good.schema.field(name), pa.array(values))
+    pq.write_table(good, path)
+    said = _stage(folder, "validate_problems", EXIT_GATE_FAILED)
+    assert f"2 of {planted.clean} rows" in said, "both rows of the id that is there twice"
+    assert f"row {last}, id={ids[0]}" in said
+    assert (
+        f"row {last - 1}, id={ids[last - 1]}, answer_form=text, where word_problems gives numbers, answer=several"
+        in said
+    )
