@@ -71,7 +71,7 @@ def _await_version(address: str, process: subprocess.Popen[bytes]) -> None:
 def _spec(root: Path, addresses: list[str]) -> JobSpec:
     vllm = {"kv_cache_gib": 0.25, "gpu_memory_utilization": 0.3, "max_model_len": 256, "enforce_eager": True}
     (root / "weights").mkdir(exist_ok=True)
-    servers = {"addresses": addresses, "weights_dir": str(root / "weights"), "silence_seconds": 300.0}
+    servers = {"addresses": addresses, "weights_dir": str(root / "weights"), "start_seconds": 15.0}
     return grpo_spec(
         steps=STEPS,
         learning_rate=2e-3,

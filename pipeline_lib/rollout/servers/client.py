@@ -21,6 +21,10 @@ from pipeline_lib.types import SamplingParams
 PREFIX = "/inference/rollout"
 CONNECT_SECONDS = 10.0
 CONFLICT = 409
+_WHY = {
+    401: "it was started with another VLLM_API_KEY; give this process the same",
+    404: "no rollout server; start it with `python -m pipeline_lib.rollout.servers.command`",
+}
 
 
 class ServerFailed(PipelineError):
@@ -127,10 +131,15 @@ class ServerClient:
                 detail = _object(self.address, response.read())["detail"]
                 raise WeightVersionMismatch(f"server {self.address} {detail}")
             if response.status != 200:
-                raise ServerFailed(f"server {self.address} answers {response.status} to {PREFIX}/{route}")
+                why = _WHY.get(response.status, "its own log says why")
+                raise ServerFailed(
+                    f"server {self.address} answers {response.status} to {PREFIX}/{route}: {why}"
+                )
             yield response
         except TimeoutError as error:
             raise ServerFailed(f"server {self.address} said nothing for {seconds:g} s") from error
+        except KeyError as error:
+            raise ServerFailed(f"server {self.address} sent JSON without {error}") from error
         except (OSError, http.client.HTTPException) as error:
             raise ServerFailed(f"server {self.address}: {type(error).__name__}: {error}") from error
         finally:

@@ -69,9 +69,15 @@ class ServerPool:
                 self._await_start(place)
         else:
             for place in self.places:
-                if place.state == "lost" and place.process is None:
-                    place.state, place.since = "starting", time.monotonic()  # given addresses: ask again
-        self._admit([place for place in self.places if place.state != "starting" or self._answers(place)])
+                if place.state == "lost" and place.process is None and self._answers(place):
+                    place.state = "starting"  # somebody has started it again
+        self._admit(
+            [
+                place
+                for place in self.places
+                if place.state == "ready" or (place.state == "starting" and self._answers(place))
+            ]
+        )
         if first and (lost := [place for place in self.places if place.state != "ready"]):
             raise ServerFailed(f"rollout server {lost[0].number} did not start: {lost[0].why}")
         self.ready()
@@ -104,6 +110,7 @@ class ServerPool:
     def lose(self, place: Place, why: str) -> None:
         """`place`'s server is lost; another is started in its place if that is ours to do."""
         self.lost += 1
+        place.why = why
         place.client.hang_up()
         print(f"warning: rollout server {place.number}: {why}", file=sys.stderr, flush=True)
         if place.process is not None:
@@ -118,7 +125,7 @@ class ServerPool:
                 )
                 place.replaced += 1
                 return
-        place.state, place.why = "lost", why
+        place.state = "lost"
 
     def close(self) -> None:
         """Stop the servers that are ours."""
@@ -138,7 +145,6 @@ class ServerPool:
         """Wait until it answers or has failed; a first start is not tried twice: what is wrong is wrong again."""
         while not self._answers(place):
             if why := self._overdue(place):
-                place.state, place.why = "lost", why
                 raise ServerFailed(
                     f"rollout server {place.number} ({place.client.address}) did not start: {why}"
                 )

@@ -10,7 +10,6 @@ tensors come from safetensors files: of a checkpoint, of a directory that all ho
 from __future__ import annotations
 
 import ctypes
-import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -68,8 +67,6 @@ class RolloutWorker:
 def _die_with_parent() -> None:
     """A server that is killed takes its engine along: vLLM's engine process would live on, with all its memory."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 WeightTransferEngineFactory.register_engine(BACKEND, FilesWeightTransfer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ from tests.unit.training.tiny import engine_params
 
 def test_a_server_serves_what_the_trainer_trains() -> None:
     words = command(engine_params(dtype="bfloat16"), "m", "10.0.0.1", 8000, on_gpu=True)
-    told = dict(zip(words, words[1:], strict=False))
+    told = dict(itertools.pairwise(words))
     assert told["--dtype"] == "bfloat16"
     assert told["--max-model-len"] == "256"
     assert told["--host"] == "10.0.0.1"
