@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,7 +29,13 @@ class LocalServer:
         on_gpu = Path("/dev/nvidia0").exists()
         port = _free_port()
         self.address, self.key = f"127.0.0.1:{port}", secrets.token_hex(16)
-        settings = {**environment(on_gpu=on_gpu), "VLLM_API_KEY": self.key}
+        # What torch compiles is kept for the next server; everything else temporary goes with this one.
+        compiled = os.path.join(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}")
+        settings = {
+            **environment(on_gpu=on_gpu),
+            "VLLM_API_KEY": self.key,
+            "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", compiled),
+        }
         cores: list[int] = []
         if on_gpu:
             each = engine.servers.tensor_parallel_size
