@@ -51,13 +51,7 @@ def local(model) -> Iterator[ServersGenerator]:
     generator = build_generator(_engine(count=2, replacements=1), model, load_tokenizer(BASE))
     assert isinstance(generator, ServersGenerator)
     yield generator
-    pids = [process.pid for process in _processes(generator)]
-    assert len(pids) >= 4, "a guard and a server for each place"
     generator.close()
-    deadline = time.monotonic() + 30
-    while left := [pid for pid in pids if _alive(pid)]:
-        assert time.monotonic() < deadline, f"close left {left}"
-        time.sleep(0.1)
 
 
 def _processes(generator: ServersGenerator) -> list[psutil.Process]:
@@ -213,9 +207,12 @@ def test_a_silent_server_is_replaced_at_its_deadline_and_none_left_is_one_line(l
     groups = local.generate(PROMPTS, IDS, SAMPLING, seed=3)
     assert [len(group) for group in groups] == [6] * 5
     assert local.metrics()["servers_lost"] == 1
+    pids = [process.pid for process in _processes(local)]
+    assert len(pids) >= 4, "a guard and a server for each place"
     for place in local.pool.places:
         local.pool.lose(place, "killed by the test")
         local.pool.lose(place, "killed by the test")
     with pytest.raises(NoServersLeft, match=r"127\.0\.0\.1.*killed by the test.*start the job again") as told:
         local.generate(PROMPTS, IDS, SAMPLING, seed=3)
     assert "\n" not in str(told.value)
+    assert not [pid for pid in pids if _alive(pid)], "processes left behind"

@@ -108,28 +108,38 @@ async def generate(body: Generate, request: Request) -> Response:
 
 async def _lines(state: State, body: Generate, call: str) -> AsyncIterator[str]:
     engine: EngineClient = state.rollout_engine
-    async with state.rollout_turn:
-        waiting: list[asyncio.Task[tuple[int, RequestOutput]]] = []
-        try:
-            await engine.pause_generation(mode="keep")
-            # Blocks of an earlier call would change how long prefills are, and with it the rounding.
-            await engine.reset_prefix_cache()
-            collectors = [
-                await engine.add_request(f"{call}-{index}", {"prompt_token_ids": prompt}, _sampling(body))
-                for index, prompt in enumerate(body.prompts)
-            ]
-            waiting = [asyncio.create_task(_finished(*pair)) for pair in enumerate(collectors)]
-            await engine.collective_rpc("seed_sampler", args=(body.seed,))
-            await engine.resume_generation()
-            for next_finished in asyncio.as_completed(waiting):
-                index, output = await next_finished
-                yield json.dumps({"prompt": index, "samples": _samples(output)}) + "\n"
-        except Exception as error:
-            yield json.dumps({"error": f"{type(error).__name__}: {error}"}) + "\n"
-        finally:  # also when the caller has hung up: leave no request for the next call, and never stay paused
-            for task in waiting:
-                task.cancel()
-            await asyncio.shield(_clear(engine, call, len(body.prompts)))
+    await state.rollout_turn.acquire()
+    waiting: list[asyncio.Task[tuple[int, RequestOutput]]] = []
+    try:
+        await engine.pause_generation(mode="keep")
+        # Blocks of an earlier call would change how long prefills are, and with it the rounding.
+        await engine.reset_prefix_cache()
+        collectors = [
+            await engine.add_request(f"{call}-{index}", {"prompt_token_ids": prompt}, _sampling(body))
+            for index, prompt in enumerate(body.prompts)
+        ]
+        waiting = [asyncio.create_task(_finished(*pair)) for pair in enumerate(collectors)]
+        await engine.collective_rpc("seed_sampler", args=(body.seed,))
+        await engine.resume_generation()
+        for next_finished in asyncio.as_completed(waiting):
+            index, output = await next_finished
+            yield json.dumps({"prompt": index, "samples": _samples(output)}) + "\n"
+    except Exception as error:
+        yield json.dumps({"error": f"{type(error).__name__}: {error}"}) + "\n"
+    finally:
+        # A task of its own, which ends the turn: when the caller hangs up, whatever is awaited here is cancelled.
+        state.rollout_clearing = asyncio.create_task(_clear(state, call, waiting, len(body.prompts)))
+
+
+async def _clear(state: State, call: str, waiting: list[asyncio.Task], prompts: int) -> None:
+    """Leave no request for the next call, and never stay paused."""
+    try:
+        for task in waiting:
+            task.cancel()
+        await state.rollout_engine.abort([f"{call}-{index}" for index in range(prompts)])
+        await state.rollout_engine.resume_generation()
+    finally:
+        state.rollout_turn.release()
 
 
 async def _finished(index: int, collector: Any) -> tuple[int, RequestOutput]:
@@ -137,11 +147,6 @@ async def _finished(index: int, collector: Any) -> tuple[int, RequestOutput]:
         output = await collector.get()
         if output.finished:
             return index, output
-
-
-async def _clear(engine: EngineClient, call: str, prompts: int) -> None:
-    await engine.abort([f"{call}-{index}" for index in range(prompts)])
-    await engine.resume_generation()
 
 
 def _sampling(body: Generate) -> SamplingParams:
