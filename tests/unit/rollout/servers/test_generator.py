@@ -28,7 +28,7 @@ def test_a_sample_of_the_present_weights_is_taken(at_version_3) -> None:
 @pytest.mark.parametrize("versions", [("2",), ("2", "3"), ()])
 def test_a_token_of_other_weights_is_an_error(at_version_3, versions) -> None:
     with pytest.raises(
-        WeightVersionMismatch, match="problem p: sampled from weights of version .*the trainer is at 3"
+        WeightVersionMismatch, match=r"problem p: sampled from weights of version .*the trainer is at 3"
     ):
         at_version_3._completions([Sample((5, 1), (-0.5, -1.0), "stop", versions)], [7], "p")
 
