@@ -13,7 +13,14 @@ from pipeline_lib.params.data import (
     SelectHardProblemsParams,
     SourceSpec,
 )
-from pipeline_lib.params.engine import EngineParams, KubernetesParams, RunParams, SlurmParams, VllmParams
+from pipeline_lib.params.engine import (
+    EngineParams,
+    KubernetesParams,
+    RunParams,
+    ServersParams,
+    SlurmParams,
+    VllmParams,
+)
 from pipeline_lib.params.root import Params, build_params, compose, load_params, parse_assignment
 from pipeline_lib.params.students import StudentParams
 from pipeline_lib.params.training import (
@@ -44,6 +51,7 @@ __all__ = [
     "RunParams",
     "SampleRejectionsParams",
     "SelectHardProblemsParams",
+    "ServersParams",
     "SftParams",
     "SlurmParams",
     "SourceSpec",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline_lib.params._base import Fraction, Name, PositiveFloat, PositiveInt, StrictModel
 
@@ -39,6 +39,57 @@ class VllmParams(StrictModel):
     enforce_eager: bool = Field(
         description="True: no compilation or CUDA graphs; starts faster, samples slower."
     )
+
+
+class ServersParams(StrictModel):
+    """Where the `vllm_servers` rollout samples; unused by the others. Each trainer rank feeds its own servers.
+
+    It has defaults: addresses and deadlines do not reach a job's result. The number of servers does, and is part of its
+    content key.
+    """
+
+    addresses: list[str] = Field(
+        default_factory=list,
+        description="host:port of servers that somebody else started (docs/operations.md); empty: the job starts its own.",
+    )
+    weights_dir: str = Field(
+        "",
+        description="A directory of this job alone that the trainer's and the servers' hosts see at the same path; needed "
+        "with addresses. Local servers read weights from the trainer's memory.",
+    )
+    count: PositiveInt = Field(
+        2, description="Local servers, when there are no addresses; a multiple of world_size."
+    )
+    tensor_parallel_size: PositiveInt = Field(1, description="GPUs of one server.")
+    start_seconds: PositiveFloat = Field(
+        900.0, description="A server that does not serve so long after its start is replaced."
+    )
+    silence_seconds: PositiveFloat = Field(
+        1800.0,
+        description="A server that finishes no group for so long is replaced; longer than one whole response takes.",
+    )
+    update_seconds: PositiveFloat = Field(
+        900.0, description="A server that has not loaded new weights after so long is replaced."
+    )
+    replacements: int = Field(
+        3, ge=0, description="How often a job starts a new server in the place of a lost one, for each place."
+    )
+
+    @property
+    def total(self) -> int:
+        """Servers of the job."""
+        return len(self.addresses) or self.count
+
+    @model_validator(mode="after")
+    def _others_need_a_directory(self) -> ServersParams:
+        if self.addresses and not self.weights_dir:
+            raise ValueError(
+                "engine.servers.weights_dir is empty; name a directory that the hosts of engine.servers.addresses see"
+            )
+        twins = sorted({address for address in self.addresses if self.addresses.count(address) > 1})
+        if twins:
+            raise ValueError(f"engine.servers.addresses: {twins[0]} is named twice; name each server once")
+        return self
 
 
 class SlurmParams(StrictModel):
@@ -140,9 +191,9 @@ class KubernetesParams(StrictModel):
 class EngineParams(StrictModel):
     """How models are sampled and trained. Changing it changes speed, and float rounding."""
 
-    rollout: Literal["torch", "vllm"] = Field(
+    rollout: Literal["torch", "vllm", "vllm_servers"] = Field(
         description="Sampler. `torch`: the KV-cache sampler of pipeline_lib.rollout, fastest on CPU for small models; "
-        "`vllm`: the default on GPUs (docs/decisions/0006)."
+        "`vllm`: the default on GPUs (docs/decisions/0006); `vllm_servers`: other processes, also on other hosts (0017)."
     )
     world_size: PositiveInt = Field(description="Trainer processes (ranks).")
     zero_stage: Literal[0, 1, 2, 3] = Field(description="DeepSpeed ZeRO stage.")
@@ -153,5 +204,6 @@ class EngineParams(StrictModel):
     threads: int = Field(ge=0, description="Torch threads per process; 0 = cores // world_size.")
     launcher: Name = Field(description="Where jobs start: a module of pipeline_lib/launch.")
     vllm: VllmParams
+    servers: ServersParams = ServersParams()
     slurm: SlurmParams = SlurmParams()
     kubernetes: KubernetesParams = KubernetesParams()

@@ -1,7 +1,7 @@
-"""Sampling from a model: one protocol, two engines (docs/decisions/0006-rollout-engine.md).
+"""Sampling from a model: one protocol, three engines (docs/decisions/0006-rollout-engine.md, 0017-rollout-servers.md).
 
 `torch` samples from a transformers module's own weights and is the default on a CPU; `vllm` runs vLLM in
-this process and is the default on GPUs. Importing this package imports neither torch nor vLLM.
+this process and is the default on GPUs; `vllm_servers` samples on vLLM servers, here or on other hosts. Importing this package imports neither torch nor vLLM.
 """
 
 from __future__ import annotations
@@ -35,12 +35,16 @@ def build_generator(
 ) -> Generator:
     """A sampler over `model` as it is now, for a trainer that goes on changing it.
 
-    `torch` shares the module; `vllm` loads its weights into an engine of its own.
+    `torch` shares the module; `vllm` loads its weights into an engine of its own, `vllm_servers` into several.
     """
     if engine.rollout == "torch":
         from pipeline_lib.rollout.torch_generator import TorchGenerator
 
         return TorchGenerator(model, tokenizer, weight_version=weight_version)
+    if engine.rollout == "vllm_servers":
+        from pipeline_lib.rollout.servers.generator import ServersGenerator
+
+        return ServersGenerator.from_model(engine, model, tokenizer, weight_version=weight_version)
     from pipeline_lib.rollout.vllm_generator import VllmGenerator
 
     return VllmGenerator.from_model(engine, model, tokenizer, weight_version=weight_version)
@@ -55,6 +59,10 @@ def open_generator(model_dir: Path | str, engine: EngineParams) -> Generator:
         from pipeline_lib.rollout.torch_generator import TorchGenerator
 
         return TorchGenerator(load_model(model_dir, engine.dtype), tokenizer)
+    if engine.rollout == "vllm_servers":
+        from pipeline_lib.rollout.servers.generator import ServersGenerator
+
+        return ServersGenerator.from_directory(engine, Path(model_dir), tokenizer)
     from pipeline_lib.rollout.vllm_generator import VllmGenerator
 
     return VllmGenerator(engine, Path(model_dir), tokenizer)

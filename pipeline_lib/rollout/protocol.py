@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline_lib.errors import DataError, WeightVersionMismatch
@@ -46,6 +46,10 @@ class Generator(Protocol):
 
         Raises WeightVersionMismatch unless `version` is newer than the current one.
         """
+        ...
+
+    def metrics(self) -> Mapping[str, float]:
+        """Numbers about the sampling since the last call, for MLflow alone: they may differ from run to run."""
         ...
 
     def sleep(self) -> None:

@@ -19,7 +19,7 @@ log-probability bytes. Another batch split moves log-probabilities by float roun
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -99,6 +99,10 @@ class TorchGenerator:
         self.weight_version = next_version(self.weight_version, version)
         if model is not self._decoder.model:
             self._adopt(model)
+
+    def metrics(self) -> Mapping[str, float]:
+        """Nothing to report."""
+        return {}
 
     def sleep(self) -> None:
         """Give the cache's memory back until the next `generate`."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,10 +56,8 @@ class VllmGenerator:
         self._max_model_len = engine.vllm.max_model_len
         self._calls = 0
         config = AutoConfig.from_pretrained(str(require_model_dir(model_dir)))
-        if config.max_position_embeddings < self._max_model_len:
-            remedy = f"the model has {config.max_position_embeddings} positions; ask for at most that many"
-            raise ConfigError("engine.vllm.max_model_len", self._max_model_len, remedy)
-        self._ends = _end_ids(tokenizer, GenerationConfig.from_pretrained(str(model_dir)))
+        require_positions(config.max_position_embeddings, self._max_model_len)
+        self._ends = end_ids(tokenizer, GenerationConfig.from_pretrained(str(model_dir)))
         self._llm = _start(engine, model_dir)
         self._llm.update_weight_version(str(weight_version))
 
@@ -91,10 +89,7 @@ class VllmGenerator:
         require_prompts(prompts, problem_ids)
         if not prompts:
             return []
-        longest = max(map(len, prompts)) + sampling.max_new_tokens
-        if longest > self._max_model_len:
-            remedy = f"prompt and response reach {longest} tokens; raise engine.vllm.max_model_len to that"
-            raise ConfigError("max_new_tokens", sampling.max_new_tokens, remedy)
+        require_room(prompts, sampling, self._max_model_len)
         self._require_engine_version()
         groups: list[list[Completion]] = [[] for _ in prompts]
         done = 0
@@ -122,6 +117,10 @@ class VllmGenerator:
         self._llm.finish_weight_update(weight_version=str(version))
         self._llm.reset_prefix_cache()  # blocks of the old weights' keys and values
         self.weight_version = version
+
+    def metrics(self) -> Mapping[str, float]:
+        """Nothing to report."""
+        return {}
 
     def sleep(self) -> None:
         """Free the GPU memory of cache and weights while the trainer needs it; on a CPU there is none to free."""
@@ -201,6 +200,21 @@ class VllmGenerator:
         return completions
 
 
+def require_room(prompts: Sequence[Sequence[int]], sampling: SamplingParams, max_model_len: int) -> None:
+    """ConfigError when the longest prompt and a whole response do not fit the engine."""
+    longest = max(map(len, prompts)) + sampling.max_new_tokens
+    if longest > max_model_len:
+        remedy = f"prompt and response reach {longest} tokens; raise engine.vllm.max_model_len to that"
+        raise ConfigError("max_new_tokens", sampling.max_new_tokens, remedy)
+
+
+def require_positions(positions: int, max_model_len: int) -> None:
+    """ConfigError when the engine is asked for more positions than the model has."""
+    if positions < max_model_len:
+        remedy = f"the model has {positions} positions; ask for at most that many"
+        raise ConfigError("engine.vllm.max_model_len", max_model_len, remedy)
+
+
 def _start(engine: EngineParams, model_dir: Path) -> LLM:
     """Start vLLM in this process. Its environment is read at import, so it is set first."""
     on_gpu = torch.cuda.is_available()
@@ -271,6 +285,7 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _end_ids(tokenizer: PreTrainedTokenizerBase, generation: Any) -> list[int]:
+def end_ids(tokenizer: PreTrainedTokenizerBase, generation: Any) -> list[int]:
+    """Every token that ends a response: the tokenizer's and the generation config's."""
     ids = generation.eos_token_id
     return sorted({tokenizer.eos_token_id, *([ids] if isinstance(ids, int) else ids or [])} - {None})

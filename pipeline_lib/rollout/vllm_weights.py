@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 from vllm.distributed.weight_transfer.base import (
@@ -22,6 +22,8 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 BACKEND = "in_process"
+InitInfo = TypeVar("InitInfo", bound=WeightTransferInitInfo)
+UpdateInfo = TypeVar("UpdateInfo", bound=WeightTransferUpdateInfo)
 
 
 @dataclass
@@ -36,13 +38,10 @@ class InProcessUpdate(WeightTransferUpdateInfo):
     weights: Sequence[tuple[str, Tensor]] = field(default_factory=list)
 
 
-class InProcessWeightTransfer(WeightTransferEngine[InProcessInit, InProcessUpdate]):
-    """Loads tensors of the trainer's module into the model that vLLM runs."""
+class ReloadingWeightTransfer(WeightTransferEngine[InitInfo, UpdateInfo]):
+    """What every backend of this project shares: an update is a reload of the layers that it names."""
 
-    init_info_cls = InProcessInit
-    update_info_cls = InProcessUpdate
-
-    def init_transfer_engine(self, init_info: InProcessInit) -> None:
+    def init_transfer_engine(self, init_info: InitInfo) -> None:
         """No connection to make."""
 
     def start_weight_update(self) -> None:
@@ -59,9 +58,6 @@ class InProcessWeightTransfer(WeightTransferEngine[InProcessInit, InProcessUpdat
 
             torch.accelerator.synchronize()
 
-    def receive_weights(self, update_info: InProcessUpdate) -> None:
-        self.model.load_weights(update_info.weights)
-
     def finish_weight_update(self) -> None:
         """Repack each layer for the kernels, into the storage that they already use."""
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
@@ -75,6 +71,16 @@ class InProcessWeightTransfer(WeightTransferEngine[InProcessInit, InProcessUpdat
 
     def shutdown(self) -> None:
         """No connection to close."""
+
+
+class InProcessWeightTransfer(ReloadingWeightTransfer[InProcessInit, InProcessUpdate]):
+    """Loads tensors of the trainer's module into the model that vLLM runs."""
+
+    init_info_cls = InProcessInit
+    update_info_cls = InProcessUpdate
+
+    def receive_weights(self, update_info: InProcessUpdate) -> None:
+        self.model.load_weights(update_info.weights)
 
 
 def register() -> str:

@@ -62,6 +62,7 @@ def environment(root: Path, ports: Mapping[str, int], server: Server) -> dict[st
         AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS="False",
         AIRFLOW__CORE__FERNET_KEY=credentials.fernet_key(credentials.folder(root) / "fernet.secret"),
         AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=server.url("airflow"),
+        **{settings.DEFERRABLE: "True"},
     )
     logs = os.environ.get(TASK_LOGS)
     if logs:
@@ -80,7 +81,7 @@ def services(root: Path, ports: Mapping[str, int], server: Server) -> tuple[Serv
     mlflow = settings.mlflow_server(
         root, ports, _mlflow_environment(root, server), options=("--app-name", "basic-auth")
     )
-    return tuple(mlflow if s.name == mlflow.name else s for s in settings.services(root, ports))
+    return tuple(mlflow if s.name == mlflow.name else s for s in settings.services(root, ports, defer=True))
 
 
 def _mlflow_environment(root: Path, server: Server) -> dict[str, str]:

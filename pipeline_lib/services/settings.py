@@ -86,10 +86,10 @@ def environment(root: Path, ports: Mapping[str, int]) -> dict[str, str]:
     return env
 
 
-def services(root: Path, ports: Mapping[str, int]) -> tuple[Service, ...]:
+def services(root: Path, ports: Mapping[str, int], *, defer: bool) -> tuple[Service, ...]:
     """Return what `up` starts, in order.
 
-    A triggerer only where stages defer. `--skip-serve-logs`: that log server would listen on every interface,
+    A triggerer only where stages `defer`. `--skip-serve-logs`: that log server would listen on every interface,
     and on one machine the API server reads the files itself.
     """
     python = sys.executable
@@ -104,7 +104,7 @@ def services(root: Path, ports: Mapping[str, int]) -> tuple[Service, ...]:
         Service("airflow-dag-processor", (*airflow, "dag-processor"), None),
         *(
             [Service("airflow-triggerer", (*airflow, "triggerer", "--skip-serve-logs"), None)]
-            if deferrable()
+            if defer
             else []
         ),
     )

@@ -124,7 +124,8 @@ def _start_all(root: Path, kind: Kind, started: list[Started], say: Say) -> Stac
         env = production.environment(root, ports, server)
         wanted = production.services(root, ports, server)
     else:
-        env, wanted = settings.environment(root, ports), settings.services(root, ports)
+        env = settings.environment(root, ports)
+        wanted = settings.services(root, ports, defer=settings.deferrable())
     for service in wanted[:2]:  # MLflow starts while Airflow prepares its database
         started.append(_start(root, service, env))
     say("preparing Airflow's database")

@@ -159,6 +159,7 @@ class _Loop:
         self.context.log(
             {
                 **row,
+                **self.generator.metrics(),
                 **{
                     f"logprob_diff_above_{edge:g}": s
                     for edge, s in zip(EDGES, stats.agreement.above, strict=True)

@@ -61,10 +61,15 @@ class JobSpec:
     def content_key(self, root: Path) -> str:
         """16 hex digits that name this job: what it is told, what it reads, the code it runs.
 
-        A queue's partition or time limit is not among it: a job that is given more time goes on where it was.
+        A queue's partition or time limit is not among it: a job that is given more time goes on where it was. Nor is
+        the address of a rollout server.
         DataError when an input is missing.
         """
-        told = replace(self, engine={k: v for k, v in self.engine.items() if k not in PLACEMENT})
+        engine = {k: v for k, v in self.engine.items() if k not in PLACEMENT}
+        servers = engine.pop("servers", None)
+        if servers and engine["rollout"] == "vllm_servers":  # who samples what depends on how many there are
+            engine["servers"] = len(servers["addresses"]) or servers["count"]
+        told = replace(self, engine=engine)
         digest = hashlib.sha256(told.to_json().encode())
         for role, path in sorted(self.inputs.items()):
             digest.update(f"{role}={hash_path(root / path)}\n".encode())

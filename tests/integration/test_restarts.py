@@ -45,7 +45,7 @@ class _Airflow(Services):
 
     def start(self, name: str, **env: str) -> None:
         """Start it again, on its port."""
-        (service,) = [s for s in settings.services(self.root, self.stack.ports) if s.name == name]
+        (service,) = [s for s in settings.services(self.root, self.stack.ports, defer=True) if s.name == name]
         environment = {**settings.environment(self.root, self.stack.ports), **env}
         self._later[name] = stacks._start(self.root, service, environment).pid
 

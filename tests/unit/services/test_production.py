@@ -26,7 +26,7 @@ def root(tmp_path: Path) -> Path:
 
 def test_no_command_holds_an_address_or_a_password(root):
     production.environment(root, PORTS, SERVER)
-    for service in (*production.services(root, PORTS, SERVER), *settings.services(root, PORTS)):
+    for service in (*production.services(root, PORTS, SERVER), *settings.services(root, PORTS, defer=True)):
         command = " ".join(service.command)
         assert "://127.0.0.1:5432" not in command
         assert "sqlite" not in command

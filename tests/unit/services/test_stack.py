@@ -36,7 +36,10 @@ def test_everything_listens_on_loopback_and_secrets_are_private(root):
     for secret in (root / ".run/airflow").glob("*.secret"):
         assert stat.S_IMODE(secret.stat().st_mode) == 0o600
     assert settings.environment(root, PORTS)["AIRFLOW__API__SECRET_KEY"] == env["AIRFLOW__API__SECRET_KEY"]
-    commands = {service.name: service.command for service in settings.services(root, PORTS)}
+    commands = {
+        service.name: service.command
+        for service in settings.services(root, PORTS, defer=settings.deferrable())
+    }
     assert "--skip-serve-logs" in commands["airflow-scheduler"]
     assert commands["mlflow"][commands["mlflow"].index("--host") + 1] == "127.0.0.1"
 
@@ -50,7 +53,10 @@ def test_a_triggerer_is_there_where_stages_defer(root, monkeypatch, asked, there
     env = settings.environment(root, PORTS)
     assert env[settings.DEFERRABLE] == str(there)
     assert env["AIRFLOW__CORE__PARALLELISM"] != "99"
-    commands = {service.name: service.command for service in settings.services(root, PORTS)}
+    commands = {
+        service.name: service.command
+        for service in settings.services(root, PORTS, defer=settings.deferrable())
+    }
     assert ("airflow-triggerer" in commands) is there
     assert "--skip-serve-logs" in commands.get("airflow-triggerer", ("--skip-serve-logs",))
 
