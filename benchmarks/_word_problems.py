@@ -2,7 +2,7 @@
 
 Row i is a function of i alone, so a file of n rows is the beginning of every longer one, and it is written row by row.
 Of every hundred rows one repeats an earlier prompt exactly, one in other letters, one with a single word changed;
-of every thousand one holds a benchmark's question.
+of every thousand one is a benchmark's question (an exact repeat once all questions were there).
 """
 
 from __future__ import annotations
@@ -123,7 +123,8 @@ def _row(number: int, questions: Sequence[str]) -> tuple[str, dict[str, object]]
     """(how it is planted or empty, the row)."""
     place = number % 100
     if number % 1000 == 503:
-        return "contaminated", _problem(number, questions[number // 1000 % len(questions)], 0)
+        kind = "contaminated" if number < 1000 * len(questions) else "exact"
+        return kind, _problem(number, questions[number // 1000 % len(questions)], 0)
     if number < 100 or place > 2:
         return "", _problem(number, *_story(number))
     prompt, answer = _story(number - BACK)

@@ -24,6 +24,8 @@ from pipeline_lib.training.distributed import Engine, World
 
 KEEP = 2
 MANIFEST = "manifest.json"
+TORCH_IS_FULL = ("write", "unexpected pos")
+"""What the RuntimeErrors say that torch's zip writer makes of "no space": in the middle of a file, and at its end."""
 
 
 class CheckpointStore:
@@ -62,8 +64,7 @@ class CheckpointStore:
                 for old in self._steps()[:-KEEP]:
                     shutil.rmtree(old)
         except (OSError, RuntimeError) as error:
-            # torch's zip writer turns "no space" into a RuntimeError of its own.
-            if isinstance(error, RuntimeError) and "write" not in str(error):
+            if isinstance(error, RuntimeError) and not any(mark in str(error) for mark in TORCH_IS_FULL):
                 raise
             raise disk_full_error(final, _as_os_error(error), None) from error
         self.world.barrier()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline_lib.tracking.journal import SUFFIX
 from pipeline_lib.tracking.run import _open_journal
 from tests.unit.training.tiny import build_world, grpo_spec
 
@@ -95,7 +96,7 @@ def test_no_deadline_rests_on_the_wall_clock() -> None:
 
 def test_a_clock_that_was_set_back_does_not_make_the_newest_journal_the_oldest(tmp_path: Path) -> None:
     ahead = time.time_ns() + int(DAY * 1e9)
-    (tmp_path / f"stage+{ahead}.jsonl").write_text("")
+    (tmp_path / f"stage+{ahead}{SUFFIX}").write_text("")
     journal, continued = _open_journal(tmp_path, "stage", "x")
     assert not continued
     assert int(journal.path.stem.rpartition("+")[2]) > ahead

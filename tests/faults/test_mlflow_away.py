@@ -37,7 +37,11 @@ def _serve(root: Path, port: int) -> subprocess.Popen[bytes]:
     server = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    wait_for(port)
+    try:
+        wait_for(port)
+    except TimeoutError:
+        _kill(server)
+        raise
     return server
 
 

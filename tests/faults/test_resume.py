@@ -105,7 +105,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_used(tmp_path, capfd):
 
 @pytest.mark.slow
 def test_a_disk_that_fills_up_ends_the_job_with_one_line_and_its_last_checkpoint(tmp_path, capfd):
-    """Full at file level: no file may grow beyond a few bytes (RLIMIT_FSIZE), set while the job runs."""
+    """Full at file level: no file may grow beyond 50 kB (RLIMIT_FSIZE), which a checkpoint does and the captured output not."""
     spec = grpo_spec(steps=8)
     whole, full = _world(tmp_path / "whole"), _world(tmp_path / "full")
     finish_job(whole, spec)
@@ -113,10 +113,11 @@ def test_a_disk_that_fills_up_ends_the_job_with_one_line_and_its_last_checkpoint
     while not (full / "job" / "step-00000002").exists():
         assert process.is_alive()
         time.sleep(0.01)
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100, 100))
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (50_000, 50_000))
     process.join()
-    said = capfd.readouterr().out
-    assert process.exitcode == EXIT_BAD_INPUT
+    captured = capfd.readouterr()
+    said = captured.out
+    assert process.exitcode == EXIT_BAD_INPUT, captured.err
     assert "the disk is full" in said
     assert "Traceback" not in said
     assert "step-00000002" in [path.name for path in (full / "job").iterdir()]
