@@ -1,7 +1,8 @@
 """Against the machine: how much of a step is matrix products at the speed that this machine multiplies these very shapes.
 
 The limit of a phase is the time that its matrix products alone take, each measured by itself with `torch.mm` or
-`torch.bmm` at its own shape. Work that this engine adds (logits computed again in the backward pass) does not count.
+`torch.bmm` at its own shape. Work that this engine adds (logits beyond 512 MiB, computed again in the backward pass) does
+not count.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class Setting:
     sample: Callable[[], list[Any]]
 
 
-def _setting(work: Work) -> Setting:
+def setting_of(work: Work) -> Setting:
+    """The work's trainer and sampler in this process, and one step's judged groups."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from pipeline_lib.training.startup import import_model_libraries
 
@@ -196,7 +198,7 @@ def _run(bench: Bench) -> str:
         cases["SmolLM2-135M"] = bench.smollm2()
     sections = []
     for title, work in cases.items():
-        setting = _setting(work)
+        setting = setting_of(work)
         learning, learning_ops = _training(setting, bench.rounds)
         sampling, sampling_ops = _sampling(setting, bench.rounds)
         header = [
