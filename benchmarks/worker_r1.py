@@ -25,6 +25,7 @@ def main() -> None:
     from pipeline_lib.training.checkpoint import CheckpointStore
     from pipeline_lib.training.context import JobContext
     from pipeline_lib.training.distributed import Engine, join_world
+    from pipeline_lib.training.heartbeat import Heartbeat
     from pipeline_lib.training.preemption import Preemption
     from pipeline_lib.training.rollout_step import Sampler
     from pipeline_lib.training.update import PolicyTrainer
@@ -86,6 +87,7 @@ def main() -> None:
             world=world,
             store=CheckpointStore(Path(folder), world),
             preemption=Preemption(world),
+            heartbeat=Heartbeat(Path(folder), world.rank, world.size),
             run=None,
             turn=turn,
         )
