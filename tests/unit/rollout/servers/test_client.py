@@ -71,7 +71,7 @@ def test_groups_come_as_they_end(answering) -> None:
 @pytest.mark.parametrize(
     ("answer", "silent", "why"),
     [
-        (HEAD + _group(0), True, "said nothing for 1.0 s"),
+        (HEAD + _group(0), True, "said nothing for 1 s"),
         (HEAD + _group(0), False, r"(ended its answer with 1 groups missing|IncompleteRead|ConnectionReset)"),
         (HEAD + _group(0) + _chunk({"error": "EngineDeadError"}), True, "EngineDeadError"),
         (HEAD + _group(0) + b"4\r\nnon\n\r\n", True, "sent what is no JSON"),
