@@ -206,8 +206,10 @@ def test_a_log_is_shown_from_s3_when_its_file_is_gone(finished, storage):
     assert list(local.rglob("*.log"))
     shutil.rmtree(local)
     assert said in json.dumps(finished.operator.get(path))
-    (log,) = (key for key in storage.keys("task-logs") if "task_id=train_r1_zero/" in key)
-    storage.client().delete_object(Bucket=seaweed.BUCKET, Key=log)
+    logs = [key for key in storage.keys("task-logs") if "task_id=train_r1_zero/" in key]
+    assert logs  # a stage that was deferred has one of the triggerer's, too
+    for log in logs:
+        storage.client().delete_object(Bucket=seaweed.BUCKET, Key=log)
     assert said not in json.dumps(finished.operator.get(path))  # so it did come from there
 
 
