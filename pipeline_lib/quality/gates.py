@@ -145,7 +145,7 @@ def _check(settings: GateSettings, files: Sequence[_File]) -> dict[str, int]:
     loading = threading.Thread(target=load_great_expectations, name="import-great-expectations")
     loading.start()
     try:
-        computed = [(file, *_computed(settings.root, file)) for file in files]
+        computed = [(file, *_computed(settings.root, file, loading)) for file in files]
     finally:
         loading.join()
     parts = [part for file, table, frame in computed for part in _parts(file, table, frame)]
@@ -176,14 +176,12 @@ def _schema_rows(file: _File, table: pa.Table) -> list[Row]:
     return rows
 
 
-def _computed(root: Path, file: _File) -> tuple[pa.Table, pd.DataFrame | None]:
+def _computed(root: Path, file: _File, loading: threading.Thread) -> tuple[pa.Table, pd.DataFrame | None]:
     """The table of a file, and what its rows are judged by; None when the columns are not the layout's.
 
     The frame has the computed columns and those of the file that an expectation looks at: long texts stay in the
-    table, where a row that is refused finds them.
+    table, where a row that is refused finds them. `loading`: the import that suites wait for.
     """
-    import pandas as pd
-
     table = read_table(root / file.path, file.layout)
     if any(row["found"] != row["wanted"] for row in _schema_rows(file, table)):
         return table, None
@@ -193,6 +191,10 @@ def _computed(root: Path, file: _File) -> tuple[pa.Table, pd.DataFrame | None]:
     needed = [
         field.name for field in file.layout.schema if not field.nullable and field.name not in _MAY_BE_BLANK
     ]
+    loading.join()
+    import pandas as pd  # Great Expectations imports it too, in its thread
+
+    looked_at = _looked_at(file, table)
     kept: list[pd.DataFrame] = []
     for rows in _numbered(table, f"{file.path}: judge"):
         for row in rows:
@@ -200,7 +202,7 @@ def _computed(root: Path, file: _File) -> tuple[pa.Table, pd.DataFrame | None]:
             row["empty_columns"] = ", ".join(empty) or None
         file.evidence.judge(rows)
         computed = [name for name in rows[0] if name not in table.column_names]
-        kept.append(pd.DataFrame(rows, columns=[*computed, *_looked_at(file, table)], dtype=object))
+        kept.append(pd.DataFrame(rows, columns=[*computed, *looked_at], dtype=object))
     return table, pd.concat(kept, ignore_index=True)
 
 

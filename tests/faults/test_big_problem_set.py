@@ -23,8 +23,8 @@ from pipeline_lib.errors import EXIT_GATE_FAILED
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = int(os.environ.get("R1_BIG_ROWS", "20000"))
-MEMORY_MIB = 700 + ROWS * 2.8 / 1024
-"""Of a stage with its children, proportional set size: 700 MiB for the libraries and 2.8 KiB a row, 3.4 GiB for a million."""
+MEMORY_MIB = 700 + ROWS * 1.5 / 1024
+"""Of a stage with its children, proportional set size: 700 MiB for the libraries and 1.5 KiB a row, 2.1 GiB for a million."""
 
 pytestmark = pytest.mark.slow
 
