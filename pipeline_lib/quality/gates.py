@@ -182,8 +182,6 @@ def _computed(root: Path, file: _File, loading: threading.Thread) -> tuple[pa.Ta
     The frame has the computed columns and those of the file that an expectation looks at: long texts stay in the
     table, where a row that is refused finds them. `loading`: the import that suites wait for.
     """
-    import pandas as pd
-
     table = read_table(root / file.path, file.layout)
     if any(row["found"] != row["wanted"] for row in _schema_rows(file, table)):
         return table, None
@@ -194,6 +192,8 @@ def _computed(root: Path, file: _File, loading: threading.Thread) -> tuple[pa.Ta
         field.name for field in file.layout.schema if not field.nullable and field.name not in _MAY_BE_BLANK
     ]
     loading.join()
+    import pandas as pd  # Great Expectations imports it too, in its thread
+
     looked_at = _looked_at(file, table)
     kept: list[pd.DataFrame] = []
     for rows in _numbered(table, f"{file.path}: judge"):
