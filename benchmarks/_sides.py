@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks._measure import MemoryWatch
 from benchmarks._work import Work
+from pipeline_lib.launch.job import TUNABLES, memory_kept
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = {"r1": "this project", "trl": "TRL 1.16"}
@@ -53,7 +54,7 @@ class Side:
             subprocess.Popen(
                 [str(python), "-m", f"benchmarks.worker_{name}", str(folder / "work.json")],
                 cwd=ROOT,
-                env=_environment(rank, work, port),
+                env=_environment(name, rank, work, port),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
@@ -119,7 +120,9 @@ class Side:
         return first
 
 
-def _environment(rank: int, work: Work, port: int) -> dict[str, str]:
+def _environment(name: str, rank: int, work: Work, port: int) -> dict[str, str]:
+    """Each side as it is started without a benchmark: a job of ours by its launcher, the peer by hand."""
+    inherited = {key: value for key, value in os.environ.items() if key != TUNABLES}
     fixed = {
         "DS_ACCELERATOR": work.device,
         "HF_HUB_OFFLINE": "1",
@@ -134,7 +137,9 @@ def _environment(rank: int, work: Work, port: int) -> dict[str, str]:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }
-    return {**os.environ, **fixed}
+    if name == "r1" and work.device == "cpu":
+        fixed |= memory_kept()
+    return {**inherited, **fixed}
 
 
 def take_turns(sides: Sequence[Side], rounds: int, warm_up: int) -> list[list[Step]]:

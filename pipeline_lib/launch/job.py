@@ -24,6 +24,12 @@ MODULE = "pipeline_lib.training.job"
 RESULT = "result.json"
 LOG = "job.log"
 TAIL_LINES = 30
+TUNABLES = "GLIBC_TUNABLES"
+KEEP_MEMORY = ":".join(
+    f"glibc.malloc.{name}"
+    for name in ("mmap_max=0", "trim_threshold=274877906944", "top_pad=67108864", "hugetlb=1")
+)
+"""Nothing goes back to the kernel, and the heap is of huge pages: otherwise every step faults its memory in again (decision 0013)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,12 @@ class Job:
     def environment(self) -> dict[str, str]:
         """What every rank finds in its environment, whoever launches it (threads are the launcher's to count)."""
         fixed = {"TOKENIZERS_PARALLELISM": "false"}
-        return fixed if self.gpus_per_node else {**fixed, "DS_ACCELERATOR": "cpu"}
+        return fixed if self.gpus_per_node else {**fixed, "DS_ACCELERATOR": "cpu", **memory_kept()}
+
+
+def memory_kept() -> dict[str, str]:
+    """The setting by which C's allocator keeps what a step frees for the next one. GLIBC_TUNABLES of this process wins, empty too."""
+    return {TUNABLES: os.environ.get(TUNABLES, KEEP_MEMORY)}
 
 
 def describe(spec: JobSpec, root: Path, folder: Path) -> Job:

@@ -15,7 +15,7 @@ import pytest
 from pipeline_lib.errors import ConfigError, DataError, Preempted
 from pipeline_lib.launch import launcher_named, run_job
 from pipeline_lib.launch.base import AlreadyRunning, JobFailed, Status
-from pipeline_lib.launch.job import Job, LogReader, describe
+from pipeline_lib.launch.job import KEEP_MEMORY, TUNABLES, Job, LogReader, describe
 from pipeline_lib.launch.local import command, environment
 from pipeline_lib.launch.waiting import error_of
 from pipeline_lib.training.spec import JobSpec
@@ -192,6 +192,25 @@ def test_threads_are_shared_among_ranks(tmp_path):
     assert environment(_job(tmp_path, threads=3))["OMP_NUM_THREADS"] == "3"
     cores = len(os.sched_getaffinity(0))
     assert environment(_job(tmp_path, threads=0, world_size=2))["OMP_NUM_THREADS"] == str(max(cores // 2, 1))
+
+
+def test_a_job_keeps_the_memory_that_a_step_frees(tmp_path, monkeypatch):
+    """glibc takes every part of the setting, and a setting of one's own wins, the empty one too."""
+    monkeypatch.delenv(TUNABLES, raising=False)
+    kept = environment(_job(tmp_path))
+    assert kept[TUNABLES] == KEEP_MEMORY
+    faults = (
+        "import resource\n"
+        "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "bytearray(1 << 26); before = faults(); bytearray(1 << 26); print(faults() - before)"
+    )
+    for env, few in ((kept, True), ({**kept, TUNABLES: ""}, False)):
+        done = subprocess.run(
+            [sys.executable, "-c", faults], env=env, capture_output=True, text=True, check=True
+        )
+        assert (int(done.stdout) < 100) is few, done.stdout
+    monkeypatch.setenv(TUNABLES, "")
+    assert environment(_job(tmp_path))[TUNABLES] == ""
 
 
 @pytest.mark.parametrize(
