@@ -1,11 +1,12 @@
 """A read-only file server on loopback for what runs leave behind: reports and Data Docs.
 
-`/runs/<run>/reports/...` and `/reports/...` of the main checkout; nothing else is served. A page that
+`/runs/<run>/reports/...` and `/reports/...` of the main checkout; nothing else is served, and to no other name. A page that
 is not there yet says so and looks again by itself: links are given out before the stage has run.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from functools import partial
@@ -23,13 +24,24 @@ _NOT_YET = """<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" co
 """
 
 
+def _is_ours(host: str) -> bool:
+    """Loopback, or the name in R1_FILES_URL. A page whose name was made to point here (DNS rebinding) has its own."""
+    try:
+        name = urlsplit(f"//{host}").hostname
+    except ValueError:
+        return False
+    return name in {HOST, "localhost", urlsplit(os.environ.get("R1_FILES_URL", "")).hostname or HOST}
+
+
 class Handler(SimpleHTTPRequestHandler):
     """Serve the report folders of one checkout."""
 
     def do_GET(self) -> None:
         """Answer a health check, a file below a report folder, or a page that says to wait."""
         path = unquote(urlsplit(self.path).path)
-        if path == "/health":
+        if not _is_ours(self.headers.get("Host", "")):
+            self._text(HTTPStatus.MISDIRECTED_REQUEST, "this server has another name")
+        elif path == "/health":
             self._text(HTTPStatus.OK, "ok")
         elif not _SERVED.match(path) or ".." in path.split("/"):
             self._text(HTTPStatus.NOT_FOUND, "only reports are served here")

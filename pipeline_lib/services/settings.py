@@ -61,6 +61,8 @@ def environment(root: Path, ports: Mapping[str, int]) -> dict[str, str]:
         R1_FILES_URL=url(ports["files"]),
         AIRFLOW_HOME=str(home),
         AIRFLOW__CORE__DAGS_FOLDER=str(root / "dags"),
+        # infra/airflow/plugins/hosts.py does for Airflow what MLFLOW_SERVER_ALLOWED_HOSTS does for MLflow.
+        AIRFLOW__CORE__PLUGINS_FOLDER=str(root / "infra" / "airflow" / "plugins"),
         AIRFLOW__CORE__LOAD_EXAMPLES="False",
         AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION="False",
         AIRFLOW__CORE__EXECUTOR="LocalExecutor",

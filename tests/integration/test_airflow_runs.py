@@ -5,13 +5,16 @@ What it does not cover: the real stages (a micro end-to-end run does), several m
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -111,6 +114,18 @@ def test_the_links_are_there_before_the_wait_and_lead_to_the_run(finished):
     ) as answer:
         tags = {tag["key"]: tag["value"] for tag in json.load(answer)["run"]["data"]["tags"]}
     assert (tags["stage"], tags["pipeline_run"]) == ("train_r1_zero", "students")
+
+
+@pytest.mark.parametrize(("host", "answers"), [("localhost", True), ("evil.example:8080", False)])
+def test_services_answer_to_their_own_names_only(finished, host, answers):
+    """DNS rebinding: a page of evil.example whose name points here reaches nothing. The demo stack has no log-in."""
+    stack = finished.stack
+    for address in (f"{stack.airflow}/api/v2/version", f"{stack.files}/health", f"{stack.mlflow}/version"):
+        port = urlsplit(address).port
+        name = host if ":" in host else f"{host}:{port}"
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as line:
+            line.request("GET", urlsplit(address).path, headers={"Host": name})
+            assert line.getresponse().status in ((200,) if answers else (400, 403, 421)), address
 
 
 def test_main_checkout_restores_what_a_default_run_computed(finished):

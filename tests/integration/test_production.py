@@ -246,6 +246,12 @@ def test_mlflow_refuses_foreign_hosts_and_origins(up, header, value, status):
     assert _status(search) == status
 
 
+def test_airflow_refuses_foreign_hosts(up):
+    foreign = urllib.request.Request(f"{up.stack.airflow}/api/v2/version", headers={"Host": "evil.example"})
+    assert _status(foreign) == 400
+    assert _status(f"{up.stack.airflow}/api/v2/version") == 200
+
+
 def test_no_secret_is_in_a_log_a_command_or_the_worktree(finished, storage):
     finished.look_at_processes()
     secrets = finished.secrets()

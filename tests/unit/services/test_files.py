@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -39,6 +40,26 @@ def get(address: str) -> tuple[int, bytes]:
 def test_a_report_is_served(server):
     assert get(f"{server}/runs/one/reports/report.html") == (200, b"the report")
     assert get(f"{server}/health") == (200, b"ok")
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8800", 200),
+        ("reports.example.org", 200),
+        ("evil.example:8800", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("evil.example/@localhost", 421),
+        ("[", 421),
+        ("", 421),
+    ],
+)
+def test_it_answers_to_its_own_names_only(server, monkeypatch, host, status):
+    """DNS rebinding: a browser sends the name of the page that it shows."""
+    monkeypatch.setenv("R1_FILES_URL", "https://reports.example.org")
+    with socket.create_connection(("127.0.0.1", int(server.rpartition(":")[2])), timeout=5) as line:
+        line.sendall(f"GET /health HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+        assert int(line.makefile("rb").readline().split()[1]) == status
 
 
 def test_the_gates_are_listed(server):
