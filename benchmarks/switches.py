@@ -1,4 +1,4 @@
-"""What each fast path of learning buys: one update with everything on against one with a single switch off (design §7).
+"""What each fast path buys: one update, or one sampling, with everything on against one with a single switch off (design §7).
 
 One process, one trainer, the same groups. A learning rate of 0 keeps the weights where they are, so every update does the
 same work. The sides of a pair take turns; memory is looked at in an update of its own, which also warms its side up.
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks._bench import Bench, Benchmark
 from benchmarks._measure import peak_mib_of, ratio_of_pairs, spread, table
-from benchmarks._work import Work
-from benchmarks.limit import setting_of
+from benchmarks._work import Work, judging
+from benchmarks.limit import Setting, setting_of
 
 if TYPE_CHECKING:
     from pipeline_lib.training.rollout_step import Group
@@ -97,6 +97,56 @@ def compare(trainer: PolicyTrainer, groups: Sequence[Group], pairs: int) -> str:
     return table(["switch off", "learning seconds", "ratio", "extra memory"], [first, *rows])
 
 
+def compare_sampling(setting: Setting, work: Work, pairs: int) -> str:
+    """The same for the fast paths of sampling: the step's prompts, sampled and judged."""
+    from pipeline_lib.modeling import load_tokenizer, render_prompt
+    from pipeline_lib.rollout.slot_batch import SamplerSwitches
+    from pipeline_lib.training.rollout_step import Sampler
+    from pipeline_lib.types import SamplingParams
+
+    tokenizer, generator = load_tokenizer(work.model), setting.generator
+    problems = [group.problem for group in setting.groups]
+    everything = SamplerSwitches()
+    times: dict[str, tuple[list[float], list[float]]] = {}
+
+    with judging(work) as judge:
+
+        def score(asked: Any, completions: Any, _weights: Any, _parts: Any) -> list[Any]:
+            return judge(asked, completions)
+
+        early = Sampler(
+            generator,
+            score,
+            SamplingParams(work.group_size, work.max_new_tokens, work.temperature),
+            lambda text: render_prompt(tokenizer, text),
+        )
+
+        def seconds(sampler: Sampler, switches: SamplerSwitches) -> float:
+            generator.switches = switches
+            began = time.perf_counter()
+            sampler.groups(problems, seed=1, version=generator.weight_version, weights={}, learned={})
+            return time.perf_counter() - began
+
+        sides = {
+            f"`{field.name}`": (early, replace(everything, **{field.name: False}))
+            for field in fields(everything)
+        }
+        sides["`judge_early`"] = (replace(early, judge_early=False), everything)
+        seconds(early, everything)
+        for name, without in sides.items():
+            pair = times.setdefault(name, ([], []))
+            for _ in range(pairs):
+                pair[0].append(seconds(early, everything))
+                pair[1].append(seconds(*without))
+        generator.switches = everything
+    rows: list[list[object]] = [
+        [name, spread(off).show(3), f"**{ratio_of_pairs(off, on).show(2)}×**"]
+        for name, (on, off) in times.items()
+    ]
+    first: list[object] = ["none", spread([t for on, _ in times.values() for t in on]).show(3), "1"]
+    return table(["switch off", "sampling seconds", "ratio"], [first, *rows])
+
+
 def quarter_flat(groups: Sequence[Group]) -> list[Group]:
     """The groups, the first quarter with equal rewards, whatever was sampled: how many are flat changes while a model learns."""
     quarter = len(groups) // 4
@@ -115,7 +165,8 @@ def section(title: str, work: Work, pairs: int) -> str:
     return (
         f"**{title}**, {work.problems_per_step} × G {work.group_size}, at most {work.max_new_tokens} new tokens, "
         f"{_flat(groups)} of {len(groups)} groups flat, {work.microbatch_tokens:,} tokens a micro-batch, "
-        f"{work.threads} threads; {pairs} pairs.\n\n{compare(setting.trainer, groups, pairs)}"
+        f"{work.threads} threads; {pairs} pairs.\n\n{compare(setting.trainer, groups, pairs)}\n\n"
+        f"{compare_sampling(setting, work, pairs)}"
     )
 
 

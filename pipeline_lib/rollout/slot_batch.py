@@ -25,6 +25,16 @@ SHIFT_SLACK = 128
 
 
 @dataclass(frozen=True, slots=True)
+class SamplerSwitches:
+    """What makes sampling fast (design §7), one switch each. All on by default; benchmarks turn them off."""
+
+    share_prompts: bool = True
+    """A prompt is prefilled once for its whole group. Off: once for every sample."""
+    drop_finished: bool = True
+    """Finished rows leave, and waiting prompts take their slots. Off: a batch stays whole until its last row ends."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Work:
     """Up to a batch of samples of one prompt; a group larger than the batch is several of these."""
 
@@ -51,13 +61,14 @@ class SlotBatch:
         *,
         ends: Iterable[int],
         seed: int,
+        switches: SamplerSwitches,
     ) -> None:
         """`cache` is [2 * layers, slots, K, columns, D] and holds the longest prompt and response.
 
         With fewer slots than samples it needs SHIFT_SLACK columns more.
         """
         self.decoder, self.cache = decoder, cache
-        self.prompts, self.sampling = prompts, sampling
+        self.prompts, self.sampling, self.switches = prompts, sampling, switches
         self.slots, self.columns = cache.shape[1], cache.shape[3]
         total, steps, device = len(prompts) * sampling.n, sampling.max_new_tokens, decoder.device
         longest_prompt = max(map(len, prompts))
@@ -104,14 +115,17 @@ class SlotBatch:
         """The work, in reverse order of admission: longest prompts first, so that a wave pads little."""
         order = sorted(range(len(self.prompts)), key=lambda index: (-len(self.prompts[index]), index))
         n, work = self.sampling.n, []
+        most = self.slots if self.switches.share_prompts else 1
         for prompt in order:
-            for first in range(0, n, self.slots):
-                work.append(_Work(prompt, prompt * n + first, min(self.slots, n - first)))
+            for first in range(0, n, most):
+                work.append(_Work(prompt, prompt * n + first, min(most, n - first)))
         return work[::-1]
 
     def _should_admit(self) -> bool:
         """Admit in batches: a prefill for every freed slot would cost more than the empty slots do."""
         free = self.slots - self.active
+        if not self.switches.drop_finished and self.active and int(self.state[0, self.COUNT]) > 1:
+            return False
         enough = min(self.slots // 4, sum(work.count for work in self.waiting))
         return free >= max(enough, self.waiting[-1].count)
 
@@ -182,13 +196,26 @@ class SlotBatch:
         state[:, self.TOKEN] = tokens
         steps += 1
         ended = torch.isin(tokens, self.ends)
-        finished = (ended | (steps == self.sampling.max_new_tokens)).nonzero().squeeze(-1)
+        finishes = ended | (steps == self.sampling.max_new_tokens)
+        if not self.switches.drop_finished:
+            finishes &= self.lengths[rows] == 0  # what a finished row goes on to draw does not count
+        finished = finishes.nonzero().squeeze(-1)
         if len(finished):
             retired = rows[finished]
             self.lengths[retired] = steps[finished]
             self.ended[retired] = ended[finished]
-            self._compact(finished + slots.start)
-            self.retired += retired.tolist()
+            if self.switches.drop_finished:
+                self._compact(finished + slots.start)
+                self.retired += retired.tolist()
+            else:
+                self._leave_together()
+
+    def _leave_together(self) -> None:
+        """Without `drop_finished`: free all slots once every active row has finished."""
+        rows = self.state[: self.active, self.ROW]
+        if bool((self.lengths[rows] > 0).all()):
+            self.retired += rows.tolist()
+            self.active = 0
 
     def _compact(self, gone: Tensor) -> None:
         """Free the slots `gone`: the last active rows move into those that lie before the new end."""

@@ -29,7 +29,7 @@ from pipeline_lib.errors import ConfigError, NonFiniteError
 from pipeline_lib.modeling import decode, end_token_ids
 from pipeline_lib.rollout.decoder import Decoder
 from pipeline_lib.rollout.protocol import GroupCallback, ProgressCallback, next_version, require_prompts
-from pipeline_lib.rollout.slot_batch import SHIFT_SLACK, SlotBatch
+from pipeline_lib.rollout.slot_batch import SHIFT_SLACK, SamplerSwitches, SlotBatch
 from pipeline_lib.types import Completion, SamplingParams
 
 if TYPE_CHECKING:
@@ -52,8 +52,10 @@ class TorchGenerator:
         weight_version: int = 0,
         max_rows: int = MAX_ROWS,
         kv_budget_bytes: int = KV_BUDGET_BYTES,
+        switches: SamplerSwitches | None = None,
     ) -> None:
         self.weight_version = weight_version
+        self.switches = switches or SamplerSwitches()
         self._tokenizer = tokenizer
         self._max_rows = max_rows
         self._kv_budget_bytes = kv_budget_bytes
@@ -82,7 +84,13 @@ class TorchGenerator:
             rows = min(len(prompts) * sampling.n, self._row_limit(longest + SHIFT_SLACK))
             columns = longest + (SHIFT_SLACK if rows < len(prompts) * sampling.n else 0)
             batch = SlotBatch(
-                self._decoder, self._cache(rows, columns), prompts, sampling, ends=self._ends, seed=seed
+                self._decoder,
+                self._cache(rows, columns),
+                prompts,
+                sampling,
+                ends=self._ends,
+                seed=seed,
+                switches=self.switches,
             )
             groups: list[list[Completion]] = [[] for _ in prompts]
             for done, complete in batch.run():

@@ -50,6 +50,8 @@ class Sampler:
     sampling: SamplingParams
     render: Callable[[str], list[int]]
     """Prompt text -> token ids."""
+    judge_early: bool = True
+    """Rules judge a group while other prompts sample (design §7). Off: afterwards, for benchmarks."""
 
     def groups(
         self,
@@ -70,7 +72,7 @@ class Sampler:
             pending: dict[int, Future[list[Reward]]] = {}
 
             def hand_over(index: int, group: list[Completion]) -> None:
-                if not learned:
+                if self.judge_early and not learned:
                     pending[index] = judge.submit(self._judge, problems[index], group, weights)
 
             sampled = self.generator.generate(
@@ -83,8 +85,13 @@ class Sampler:
             require_version((completion for group in sampled for completion in group), version)
             if learned:
                 rewards = self._judge_learned(problems, sampled, weights, learned)
-            else:
+            elif self.judge_early:
                 rewards = [pending[index].result() for index in range(len(problems))]
+            else:
+                rewards = [
+                    self._judge(problem, group, weights)
+                    for problem, group in zip(problems, sampled, strict=True)
+                ]
         return [
             Group(problem, tuple(completions), tuple(judged))
             for problem, completions, judged in zip(problems, sampled, rewards, strict=True)

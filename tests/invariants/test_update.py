@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pipeline_lib.training.distributed import join_world
-from pipeline_lib.training.policy import Switches
+from pipeline_lib.training.policy import Policy, Switches
 from pipeline_lib.training.update import PolicyTrainer
 from tests.unit.training.tiny import (
     engine_params,
@@ -37,12 +37,16 @@ def _update(*args, **options):
     return on_ranks(1, lambda: _updates(*args, **options))[0]
 
 
-def _updates(params, switches=None, *, rewards=REWARDS, zero=0, rounds=1, groups_seed=0):
+def _updates(
+    params, switches=None, *, rewards=REWARDS, zero=0, rounds=1, groups_seed=0, reference_anyway=False
+):
     """(stats, gradients before clipping or None, weights afterwards) of `rounds` updates on this rank's groups."""
     world = join_world(engine_params(zero_stage=zero, world_size=1))
     model = tiny_model()
     groups = groups_of(model, rewards, seed=groups_seed)
     trainer = PolicyTrainer(model, params, engine_params(zero_stage=zero), world, switches or Switches())
+    if reference_anyway:
+        trainer.reference = Policy(tiny_model(seed=1), trainer.switches).requires_grad_(False)
     captured = {}
     step = trainer.engine.step
 
@@ -112,6 +116,14 @@ def test_flat_groups_keep_their_kl_gradient():
     with_kl = grpo_params(kl_coef=0.5, kl_estimator="k2")
     stats, _, _ = _update(with_kl, rewards=[[1.0, 1.0, 1.0, 1.0]], rounds=1)
     assert stats[0].updates == 1
+
+
+def test_without_a_kl_coefficient_the_term_is_left_out_and_adds_nothing(baseline):
+    """β 0 keeps no reference model. The plain path, 0 times the KL to another model, has the same gradient and measures a KL."""
+    stats, gradient, _ = _update(grpo_params(), reference_anyway=True)
+    _close(gradient, baseline[1])
+    assert stats[0].kl > 0
+    assert baseline[0][0].kl == 0
 
 
 def test_a_step_without_signal_changes_no_weight():

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 import torch
 
 from pipeline_lib.errors import ConfigError, DataError, NonFiniteError, WeightVersionMismatch
 from pipeline_lib.rollout import require_version
+from pipeline_lib.rollout.decoder import Decoder
+from pipeline_lib.rollout.slot_batch import SamplerSwitches
 from pipeline_lib.rollout.torch_generator import TorchGenerator
 from pipeline_lib.types import Completion, SamplingParams
 
@@ -55,6 +59,45 @@ def test_how_rows_share_batches_does_not_change_what_is_sampled(qwen, tokenizer,
     whole = _run(TorchGenerator(qwen, tokenizer), many)
     for max_rows in (7, 40):
         assert _tokens(_run(TorchGenerator(qwen, tokenizer, max_rows=max_rows), many)) == _tokens(whole)
+
+
+@pytest.mark.parametrize("max_rows", [256, 9], ids=["one wave", "several"])
+@pytest.mark.parametrize("switch", [field.name for field in fields(SamplerSwitches)])
+def test_each_switch_changes_nothing_but_the_work(qwen, tokenizer, prompts, switch, max_rows, monkeypatch):
+    """Off against on: the same tokens, log-probabilities up to rounding; off prefills, or steps, more rows."""
+    work: dict[str, int] = {}
+    prefill, step = Decoder.prefill, Decoder.step
+
+    def counted_prefill(self, ids_BP, *arguments):
+        work["prefilled"] += len(ids_BP)
+        return prefill(self, ids_BP, *arguments)
+
+    def counted_step(self, ids_B, *arguments):
+        work["stepped"] += len(ids_B)
+        return step(self, ids_B, *arguments)
+
+    monkeypatch.setattr(Decoder, "prefill", counted_prefill)
+    monkeypatch.setattr(Decoder, "step", counted_step)
+
+    def sampled(switches: SamplerSwitches) -> tuple[list[list[Completion]], dict[str, int]]:
+        work.update(prefilled=0, stepped=0)
+        generator = TorchGenerator(qwen, tokenizer, max_rows=max_rows, switches=switches)
+        return _run(generator, prompts * 3), dict(work)
+
+    on, work_on = sampled(SamplerSwitches())
+    off, work_off = sampled(SamplerSwitches(**{switch: False}))
+    assert _tokens(off) == _tokens(on)
+    for one, other in zip(_flat(off), _flat(on), strict=True):
+        torch.testing.assert_close(
+            torch.tensor(one.logprobs), torch.tensor(other.logprobs), rtol=0, atol=3e-5
+        )
+        assert one.finished == other.finished
+    if switch == "share_prompts":
+        assert work_on["prefilled"] == len(prompts) * 3
+        assert work_off["prefilled"] == len(prompts) * 3 * SAMPLING.n
+    else:
+        assert work_on["stepped"] == sum(len(c.token_ids) - 1 for c in _flat(on))
+        assert work_off["stepped"] > 1.2 * work_on["stepped"]
 
 
 def test_a_long_queue_rewinds_the_cache_and_stays_exact(qwen, tokenizer, prompts, monkeypatch):
