@@ -33,8 +33,12 @@ SOURCE = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def worktree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A git repository with a dvc.yaml and its own store; the shipper stays a while between stages."""
-    root = tmp_path_factory.mktemp("main")
+    """The shipper stays a while between stages."""
+    return make_worktree(tmp_path_factory.mktemp("main"))
+
+
+def make_worktree(root: Path) -> Path:
+    """A git repository with a dvc.yaml and a store of its own."""
     (root / "params.yaml").write_text("run: {profile: micro}\n")
     (root / "data.txt").write_text("problems\n")
     (root / "dvc.yaml").write_text(

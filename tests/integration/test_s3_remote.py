@@ -320,6 +320,41 @@ def test_a_registered_model_is_found_by_a_machine_that_has_its_address_alone(
     assert again.stderr.startswith("REMOTE: path = ")
 
 
+def test_artifacts_of_mlflow_lie_in_s3_and_the_store_has_their_address(
+    server: Seaweed, tmp_path: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`R1_MLFLOW_ARTIFACTS`: tables and plots of a run, read back by a machine that has the store and the keys."""
+    from tests.integration.test_mlflow_runs import make_worktree, open_store, run_stage, runs_of, settle
+
+    root = make_worktree(tmp_path)
+    place = f"s3://{BUCKET}/{prefix}/mlflow"
+    code, errors = run_stage(
+        root,
+        """
+        run.log_table("rollouts", ["text"], [["1 + 1 = 2"]])
+        Path("plot.html").write_text("a picture")
+        run.log_artifact("plot.html", "plots")
+        Path("model.txt").write_text("weights")
+        """,
+        R1_PIPELINE_RUN="manual__1",
+        R1_MLFLOW_ARTIFACTS=place,
+        **server.environment,
+    )
+    assert code == 0, errors
+    settle(root)
+    (run_found,) = runs_of(root, "tags.stage = 'train_r1_zero'")
+    assert run_found.info.artifact_uri.startswith(f"{place}/")
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    client, run_id = open_store(root), run_found.info.run_id
+    assert {file.path for file in client.list_artifacts(run_id)} == {"rollouts.json", "plots"}
+    got = client.download_artifacts(run_id, "plots/plot.html", str(tmp_path))
+    assert Path(got).read_text() == "a picture"
+    assert not list((root / ".mlflow").rglob("plot.html"))
+    for file in (*(root / ".mlflow").rglob("*"), *(root / ".run").rglob("*")):
+        assert not file.is_file() or SECRET.encode() not in file.read_bytes(), file
+
+
 def _into_cache(root: Path, folder: Path) -> None:
     """What `dvc commit` does: each file by its MD5, and the list of them by its own."""
     files = {file.name: file.read_bytes() for file in folder.iterdir()}
