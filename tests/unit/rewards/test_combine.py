@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from pipeline_lib.errors import ConfigError
+from pipeline_lib.rewards import combine
 from pipeline_lib.rewards.combine import Scorer, without_time
 from pipeline_lib.rewards.counter import VerdictCounter
 from pipeline_lib.rewards.overlong import overlong_penalty
@@ -168,6 +170,15 @@ def test_a_deadline_that_has_passed_is_a_timeout_of_programs(scorer: Scorer) -> 
     assert timely.outcome is Outcome.CORRECT
 
 
+def test_what_reading_took_is_taken_off_the_deadline(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, seen = iter([100.0, 130.0, 200.0, 290.0]), []
+    monkeypatch.setattr(combine, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(Scorer, "_settle", lambda _self, _pending, seconds: seen.append(seconds) or {})
+    for _ in range(2):
+        scorer.verify_batch([MATH], ["no answer"], deadline_seconds=60.0)
+    assert seen == [30.0, 0.0]
+
+
 def test_code_has_its_own_style_limits_and_fence() -> None:
     fence = "```python\ndef f(x):\n{}\n```"
     limits = Limits(output_bytes=1000)
@@ -192,14 +203,14 @@ def test_a_program_without_tests_or_name_cannot_be_judged(scorer: Scorer, proble
 
 
 def test_nothing_is_left_running() -> None:
-    mine, threads = psutil.Process(), {thread.name for thread in threading.enumerate()}
+    mine, threads = psutil.Process(), set(threading.enumerate())
     before = {child.pid for child in mine.children(recursive=True)}
     formula = Problem("f", Domain.MATH, "?", answer="x^2+1")
     with Scorer(workers=1) as busy:
         busy.verify_batch([formula, CODE], ["<answer>1+x^2</answer>", "<answer>def f(x): return 1</answer>"])
         assert len({child.pid for child in mine.children(recursive=True)} - before) >= 2
     assert {child.pid for child in mine.children(recursive=True)} <= before
-    assert {thread.name for thread in threading.enumerate()} <= threads
+    assert set(threading.enumerate()) <= threads
 
 
 def test_a_prefilled_thought_is_not_opened_twice() -> None:

@@ -115,6 +115,7 @@ def test_badly_formed(response: str) -> None:
         ("<answer>3</answer><answer>3</answer>", None),
         ("<answer>2</answer><answer>3</answer>", None),
         ("<answer><answer>3</answer></answer>", None),
+        ("<answer>3</answer><answer>", None),
         ("<think>a</think><answer>2</answer><think>b</think><answer>3</answer>", None),
         ("<think>a</think><answer>3", None),
         ("<think>a</think><answer>3</answer><think>", None),
@@ -130,6 +131,7 @@ def test_tag_style(response: str, answer: str | None) -> None:
     ("style", "response", "answer"),
     [
         (AnswerStyle.BOXED, r"so \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
+        (AnswerStyle.BOXED, r"\boxed{1~2é}", "1~2é"),
         (AnswerStyle.BOXED, r"\boxed{3} and again \boxed{3}", "3"),
         (AnswerStyle.BOXED, r"\boxed{3} or \boxed{4}", None),
         (AnswerStyle.BOXED, r"<think>\boxed{4}</think>\boxed{3}", "3"),
