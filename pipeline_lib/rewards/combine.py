@@ -186,19 +186,23 @@ class Scorer:
         self, pending: Mapping[tuple[str, str | None], _Pending], seconds: float | None
     ) -> dict[tuple[str, str | None], Verdict]:
         """Run programs and algebra side by side."""
-        code = {key: item for key, item in pending.items() if isinstance(item.work, Job)}
-        algebra = {key: item for key, item in pending.items() if isinstance(item.work, Question)}
-        jobs = [item.work for item in code.values() if isinstance(item.work, Job)]
-        questions = [item.work for item in algebra.values() if isinstance(item.work, Question)]
+        programs = {
+            key: (item.answer, item.work) for key, item in pending.items() if isinstance(item.work, Job)
+        }
+        algebra = {
+            key: (item.answer, item.work) for key, item in pending.items() if isinstance(item.work, Question)
+        }
+        jobs = [job for _, job in programs.values()]
+        formulas = [(question.gold, question.answer) for _, question in algebra.values()]
         running = self._background.submit(self._programs().run_batch, jobs, seconds) if jobs else None
-        comparisons = self._math.compare_batch([(q.gold, q.answer) for q in questions]) if questions else []
+        comparisons = self._math.compare_batch(formulas) if formulas else []
         settled = {
-            key: verdict_of(question, item.answer, comparison)
-            for (key, item), question, comparison in zip(algebra.items(), questions, comparisons, strict=True)
+            key: verdict_of(question, answer, comparison)
+            for (key, (answer, question)), comparison in zip(algebra.items(), comparisons, strict=True)
         }
         if running is not None:
-            for (key, item), verdict in zip(code.items(), running.result(), strict=True):
-                settled[key] = with_answer(verdict, item.answer)
+            for (key, (answer, _)), verdict in zip(programs.items(), running.result(), strict=True):
+                settled[key] = with_answer(verdict, answer)
         return settled
 
     def _programs(self) -> SandboxPool:
@@ -213,7 +217,7 @@ class Scorer:
         parts: dict[str, float] = {}
         for name, weight in weights.items():
             if weight:
-                value = float(extra[name][row]) if name in extra else reward_parts()[name].score(sample)
+                value = extra[name][row] if name in extra else reward_parts()[name].score(sample)
                 parts[name] = weight * value
         return Reward(
             total=math.fsum(parts.values()),
@@ -237,7 +241,7 @@ def _check_parts(weights: Mapping[str, float], extra: Mapping[str, Sequence[floa
             raise ConfigError(
                 f"extra_parts.{name}", len(values), f"must hold one number for each of {rows} completions"
             )
-        if not all(math.isfinite(float(value)) for value in values):
+        if not all(math.isfinite(value) for value in values):
             raise ConfigError(
                 f"extra_parts.{name}", "not finite", "a learned reward returned NaN or infinity"
             )

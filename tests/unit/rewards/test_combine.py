@@ -106,8 +106,13 @@ def test_learned_parts_are_weighted_and_checked(scorer: Scorer) -> None:
     rewards = scorer.score_batch([MATH] * 2, texts, weights, {"helpfulness": [2.0, -2.0]})
     assert [reward.total for reward in rewards] == [2.0, 0.0]
     assert rewards[0].parts == {"accuracy": 1.0, "helpfulness": 1.0}
-    for extra in ({}, {"helpfulness": [1.0]}, {"helpfulness": [1.0, float("nan")]}):
-        with pytest.raises(ConfigError, match="helpfulness"):
+    for extra, told in (
+        ({}, "rewards.helpfulness = 0.5: nobody computes it"),
+        ({"helpfulness": [1.0]}, "extra_parts.helpfulness = 1: must hold one number for each of 2"),
+        ({"helpfulness": [1.0] * 3}, "extra_parts.helpfulness = 3: must hold one number for each of 2"),
+        ({"helpfulness": [1.0, float("nan")]}, "extra_parts.helpfulness = 'not finite'"),
+    ):
+        with pytest.raises(ConfigError, match=told):
             scorer.score_batch([MATH] * 2, texts, weights, extra)
 
 
