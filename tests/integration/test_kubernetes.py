@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,12 +25,19 @@ from pipeline_lib.launch.base import JobFailed, JobHeld, NotAnswering
 from pipeline_lib.params import KubernetesParams
 from pipeline_lib.training.spec import JobSpec
 from tests.integration.cluster.api import NAMESPACE, ApiServer
+from tests.integration.cluster.launched import (
+    PATIENCE_S,
+    ROOT,
+    both_wait,
+    parent_program,
+    require_same_end,
+    slow_world,
+    until,
+)
 from tests.integration.cluster.nodes import Nodes
-from tests.unit.training.tiny import build_world, grpo_spec, on_ranks
+from tests.unit.training.tiny import grpo_spec
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 300
 
 
 @dataclass(frozen=True)
@@ -108,23 +114,6 @@ if rank == "0":
     Path("model").write_text("weights")
     (folder / "result.json").write_text('{"loss": 1.5}')
 """
-PARENT = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {root!r})
-import pipeline_lib.launch.job as job
-import pipeline_lib.launch.kubernetes as kubernetes
-job.MODULE = {module!r}
-kubernetes.KubernetesJob.poll_seconds = 0.2
-from pipeline_lib.errors import PipelineError
-from pipeline_lib.launch import run_job
-from pipeline_lib.training.spec import JobSpec
-try:
-    print(run_job(JobSpec.from_json(Path("spec.json").read_text())))
-except PipelineError as error:
-    print(f"{{type(error).__name__}}: {{error}}", file=sys.stderr)
-    raise SystemExit(error.exit_code)
-"""
 
 
 @pytest.fixture
@@ -163,13 +152,6 @@ def _spec(behaviour: str, **asked: Any) -> JobSpec:
     )
 
 
-def _until(condition: Callable[[], object], why: str = "waited too long") -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, why
-        time.sleep(0.05)
-
-
 @dataclass(frozen=True)
 class Parent:
     """The launcher in a process of its own, to be killed or signalled."""
@@ -198,7 +180,7 @@ def start() -> Iterator[Callable[..., Parent]]:
 
     def begin(world: Path, spec: JobSpec, module: str = "fakejob") -> Parent:
         (world / "spec.json").write_text(spec.to_json())
-        command = [sys.executable, "-c", PARENT.format(root=str(ROOT), module=module)]
+        command = [sys.executable, "-c", parent_program("kubernetes", "KubernetesJob", module)]
         errors = world / f"errors-{len(parents)}"
         with errors.open("w") as file:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, cwd=world)
@@ -267,11 +249,11 @@ def test_pods_see_what_the_manifest_says_and_no_secret_of_the_launcher(world, cl
 
 def test_a_launcher_that_was_killed_finds_its_job_again(world, cluster, start):
     parent = start(world, _spec("wait"))
-    _until(lambda: _started(world))
+    until(lambda: _started(world))
     parent.signal(signal.SIGKILL)
     # More time for the same job is the same job.
     second = start(world, _spec("wait", time_limit_minutes=9))
-    _until(lambda: "already running as Kubernetes job" in second.said())
+    until(lambda: "already running as Kubernetes job" in second.said())
     (world / "go").touch()
     code, out, err = second.end()
     assert code == 0, err
@@ -285,7 +267,7 @@ def test_a_launcher_killed_between_job_and_service_is_mended_by_the_next(world, 
     cluster.api.forbidden = {"create services"}
     with pytest.raises(ConfigError, match="cannot create resource"):
         run_job(_spec("ok"))
-    _until(lambda: len(cluster.pods()) == 2)
+    until(lambda: len(cluster.pods()) == 2)
     cluster.api.forbidden = set()
     assert run_job(_spec("ok")) == {"loss": 1.5}
     assert len(cluster.api.created) == 1
@@ -302,18 +284,18 @@ def test_two_submissions_at_once_are_one_job(world, cluster):
     assert first.title == second.title
     assert len(cluster.api.created) == 1
     first.stop()
-    _until(lambda: second.status().phase == "ended")
+    until(lambda: second.status().phase == "ended")
 
 
 def test_sigterm_to_the_launcher_is_a_checkpoint_and_a_retry_is_a_new_job(world, cluster, start):
     parent = start(world, _spec("wait"))
-    _until(lambda: _started(world))
+    until(lambda: _started(world))
     parent.signal(signal.SIGTERM)
     code, _, err = parent.end()
     assert code == 75, err
     assert "Preempted: stopped on request" in err
     # The launcher is gone once every pod has ended; the Job goes a moment later, the Service with it.
-    _until(lambda: cluster.jobs == {} and cluster.api.objects["services"] == {})
+    until(lambda: cluster.jobs == {} and cluster.api.objects["services"] == {})
     (world / "go").touch()
     assert run_job(_spec("wait")) == {"loss": 1.5}
     assert len(cluster.api.created) == 2
@@ -334,7 +316,7 @@ def test_a_failed_job_makes_room_for_its_successor(world, cluster):
 
 def test_the_time_limit_is_a_preemption(world, cluster, start):
     parent = start(world, _spec("wait", time_limit_minutes=60))
-    _until(lambda: _started(world))
+    until(lambda: _started(world))
     cluster.job()["spec"]["activeDeadlineSeconds"] = 1
     code, _, err = parent.end()
     assert code == 75, err
@@ -345,10 +327,10 @@ def test_the_time_limit_is_a_preemption(world, cluster, start):
 
 def test_a_drained_node_makes_the_job_start_again(world, cluster, start):
     parent = start(world, _spec("wait"))
-    _until(lambda: _started(world))
+    until(lambda: _started(world))
     with cluster.api.lock:
         cluster.nodes.disrupt(cluster.pods()[1])
-    _until(lambda: len(cluster.api.created) == 2)
+    until(lambda: len(cluster.api.created) == 2)
     (world / "go").touch()
     code, out, err = parent.end()
     assert code == 0, err
@@ -360,18 +342,18 @@ def test_a_drained_node_makes_the_job_start_again(world, cluster, start):
 def test_kueue_lets_the_job_start_and_may_take_its_place_back(world, cluster, start):
     cluster.api.groups["kueue.x-k8s.io"] = "v1beta2"
     parent = start(world, _spec("wait", queue="gpus"))
-    _until(lambda: cluster.jobs)
+    until(lambda: cluster.jobs)
     first = cluster.job()
     assert first["spec"]["suspend"]
     assert first["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
     _workload(cluster, "Pending", "insufficient unused quota for nvidia.com/gpu, 8 more needed")
-    _until(lambda: "waiting (insufficient unused quota for nvidia.com/gpu" in parent.said())
+    until(lambda: "waiting (insufficient unused quota for nvidia.com/gpu" in parent.said())
     assert cluster.nodes.pods(first) == []
     first["spec"]["suspend"] = False
-    _until(lambda: _started(world))
+    until(lambda: _started(world))
     first["spec"]["suspend"] = True
-    _until(lambda: len(cluster.api.created) == 2)
-    _until(lambda: cluster.jobs and cluster.job()["spec"]["suspend"], "it does not queue again")
+    until(lambda: len(cluster.api.created) == 2)
+    until(lambda: cluster.jobs and cluster.job()["spec"]["suspend"], "it does not queue again")
     (world / "go").touch()
     cluster.job()["spec"]["suspend"] = False
     code, out, err = parent.end()
@@ -390,7 +372,7 @@ def _workload(cluster: Cluster, reason: str, message: str) -> None:
 def test_a_queue_that_does_not_exist_holds_the_job(world, cluster, start):
     cluster.api.groups["kueue.x-k8s.io"] = "v1beta2"
     parent = start(world, _spec("ok", queue="gpu"))
-    _until(lambda: cluster.jobs)
+    until(lambda: cluster.jobs)
     _workload(cluster, "Inadmissible", "LocalQueue gpu doesn't exist")
     code, _, err = parent.end()
     assert code == 2, err
@@ -458,7 +440,7 @@ def test_an_image_that_cannot_be_pulled_ends_the_job(world, cluster, monkeypatch
     ):
         run_job(_spec("ok", image="r1:2"))
     assert "waiting (" in capfd.readouterr().err
-    _until(lambda: cluster.jobs == {}, "it would keep its GPUs for ever")
+    until(lambda: cluster.jobs == {}, "it would keep its GPUs for ever")
     assert run_job(_spec("ok")) == {"loss": 1.5}
 
 
@@ -493,9 +475,9 @@ def test_an_unknown_token_is_refused(world, cluster):
 
 def test_an_api_server_that_is_away_is_waited_for(world, cluster, start):
     parent = start(world, _spec("wait"))
-    _until(lambda: _started(world))
+    until(lambda: _started(world))
     cluster.api.stop()
-    _until(lambda: "the API server does not answer" in parent.said())
+    until(lambda: "the API server does not answer" in parent.said())
     cluster.api.start()
     (world / "go").touch()
     code, out, err = parent.end()
@@ -505,50 +487,21 @@ def test_an_api_server_that_is_away_is_waited_for(world, cluster, start):
 
 def test_patience_ends(world, cluster, monkeypatch, capfd):
     monkeypatch.setattr("pipeline_lib.launch.waiting.PATIENCE_SECONDS", 1.0)
-    threading.Thread(target=lambda: (_until(lambda: _started(world)), cluster.api.stop())).start()
+    threading.Thread(target=lambda: (until(lambda: _started(world)), cluster.api.stop())).start()
     with pytest.raises(NotAnswering):
         run_job(_spec("wait"))
     assert "asking again" in capfd.readouterr().err
 
 
-SLOW_JOB = """
-# The real training program; the first time, it stays at step 2 until it is told to stop.
-import time
-from pathlib import Path
-from pipeline_lib.training import job
-from pipeline_lib.training.context import JobContext
-before = JobContext.leave_if_asked
-def wait_at_two(self, step, *rest):
-    told = Path(f"told-{self.world.rank}")
-    if step == 2 and not told.exists():
-        Path(f"at-two-{self.world.rank}").touch()
-        while not self.preemption._asked:
-            time.sleep(0.05)
-        told.touch()
-    before(self, step, *rest)
-JobContext.leave_if_asked = wait_at_two
-job.main()
-"""
-
-
 def test_a_two_pod_grpo_run_is_stopped_and_ends_as_two_local_ranks_do(tmp_path, cluster, start, monkeypatch):
     """DeepSpeed over gloo in two pods; SIGTERM, a checkpoint, a second Job: the same bytes as without all that."""
     spec = grpo_spec(steps=4, kl_coef=0.01, checkpoint_every=100, engine={"world_size": 2, "zero_stage": 2})
-    local, remote = tmp_path / "local", tmp_path / "remote"
-    for root in (local, remote):
-        root.mkdir()
-        build_world(root)
-    on_ranks(2, lambda: _run_here(local, spec))
-    (remote / "slowjob.py").write_text(SLOW_JOB)
+    local, remote = slow_world(tmp_path, spec)
     monkeypatch.delenv("R1_MLFLOW_JOURNAL", raising=False)
     section = _asked(remote, grace_seconds=120)
     queued = replace(spec, engine={**spec.engine, "launcher": "kubernetes", "kubernetes": section})
     first = start(remote, queued, "slowjob")
-    _until(
-        lambda: (
-            all((remote / f"at-two-{rank}").exists() for rank in (0, 1)) or first.process.poll() is not None
-        )
-    )
+    until(lambda: both_wait(remote) or first.process.poll() is not None)
     first.signal(signal.SIGTERM)
     code, _, err = first.end()
     assert code == Preempted.exit_code, err
@@ -557,19 +510,4 @@ def test_a_two_pod_grpo_run_is_stopped_and_ends_as_two_local_ranks_do(tmp_path, 
     code, out, err = second.end()
     assert code == 0, err
     assert len(cluster.api.created) == 2
-    assert json.loads(out.replace("'", '"')) == json.loads((local / "job" / "result.json").read_text())
-    for path in (
-        f"{spec.outputs['model']}/model.safetensors",
-        spec.outputs["plot"],
-        spec.outputs["rollouts"],
-    ):
-        assert (remote / path).read_bytes() == (local / path).read_bytes(), path
-
-
-def _run_here(root: Path, spec: JobSpec) -> None:
-    from pipeline_lib.training import job
-
-    os.chdir(root)
-    (root / "job").mkdir(exist_ok=True)
-    (root / "job" / "spec.json").write_text(spec.to_json())
-    job.run(root / "job")
+    require_same_end(spec, local, remote, out)

@@ -6,17 +6,14 @@ Not covered: GPUs, cgroups, a shared file system with caches of its own, account
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,12 +23,20 @@ from pipeline_lib.errors import ConfigError, DataError, Preempted
 from pipeline_lib.launch import run_job
 from pipeline_lib.launch.base import JobFailed, JobHeld
 from pipeline_lib.training.spec import JobSpec
-from tests.unit.training.tiny import build_world, grpo_spec, on_ranks
+from tests.integration.cluster.launched import (
+    PATIENCE_S,
+    ROOT,
+    both_wait,
+    parent_program,
+    require_same_end,
+    slow_world,
+    until,
+)
+from tests.seaweed import free_ports
+from tests.unit.training.tiny import grpo_spec
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
-PATIENCE_S = 300
 
 CONF = """
 ClusterName=r1test
@@ -104,7 +109,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     conf = root / "slurm.conf"
     conf.write_text(
         CONF.format(
-            root=root, user=getpass.getuser(), ports=_free_ports(3), first_id=random.randrange(1, 19000)
+            root=root, user=getpass.getuser(), ports=free_ports(3), first_id=random.randrange(1, 19000)
         )
     )
     before = os.environ.get("SLURM_CONF")
@@ -124,13 +129,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             with (root / "daemons.out").open("ab") as out:
                 daemons.append(subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL))
             if command[0] == "munged":
-                _until((root / "munge.socket").exists)
+                until((root / "munge.socket").exists)
         found = Cluster(root)
-        _until(lambda: _idle(found) == 2, why=lambda: (root / "daemons.out").read_text()[-3000:])
+        until(lambda: _idle(found) == 2, why=lambda: (root / "daemons.out").read_text()[-3000:])
         yield found
         # A step outlives its slurmd: what a test that failed left in the queue ends here.
         found.say("scancel", "--me")
-        _until(lambda: not found.say("squeue", "--noheader", "--me"))
+        until(lambda: not found.say("squeue", "--noheader", "--me"))
     finally:
         for daemon in reversed(daemons):
             daemon.terminate()
@@ -146,23 +151,6 @@ def _idle(cluster: Cluster) -> int:
         return cluster.say("sinfo", "--noheader", "--Node", "--format=%T").split().count("idle")
     except subprocess.CalledProcessError:
         return 0
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def _until(condition: Callable[[], object], why: Callable[[], str] = lambda: "waited too long") -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, why()
-        time.sleep(0.2)
 
 
 PROGRAM = """
@@ -188,21 +176,6 @@ while behaviour != "ok" and not Path("go").exists():
 if rank == "0":
     Path("model").write_text("weights")
     (folder / "result.json").write_text('{"loss": 1.5}')
-"""
-PARENT = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {root!r})
-import pipeline_lib.launch.job as job
-job.MODULE = {module!r}
-from pipeline_lib.errors import PipelineError
-from pipeline_lib.launch import run_job
-from pipeline_lib.training.spec import JobSpec
-try:
-    print(run_job(JobSpec.from_json(Path("spec.json").read_text())))
-except PipelineError as error:
-    print(f"{{type(error).__name__}}: {{error}}", file=sys.stderr)
-    raise SystemExit(error.exit_code)
 """
 
 
@@ -256,7 +229,7 @@ def _parent(world: Path, spec: JobSpec, module: str = "fakejob") -> subprocess.P
     """The launcher in a process of its own, to be killed or signalled."""
     (world / "spec.json").write_text(spec.to_json())
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT.format(root=str(ROOT), module=module)],
+        [sys.executable, "-c", parent_program("slurm", "SlurmJob", module)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -293,7 +266,7 @@ def test_what_sbatch_refuses_names_the_section(world):
 
 def test_a_launcher_that_was_killed_finds_its_job_again(world, cluster):
     parent = _parent(world, _spec("wait"))
-    _until((world / "started-1").exists)
+    until((world / "started-1").exists)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     # More time for the same job is the same job.
@@ -317,7 +290,7 @@ def test_a_launcher_killed_inside_sbatch_does_not_submit_twice(world, cluster, m
     (world / "go").touch()
     monkeypatch.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
     parent = _parent(world, _spec("wait"))
-    _until((world / "submitting").exists)
+    until((world / "submitting").exists)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     assert run_job(_spec("wait")) == {"loss": 1.5}
@@ -326,7 +299,7 @@ def test_a_launcher_killed_inside_sbatch_does_not_submit_twice(world, cluster, m
 
 def test_sigterm_to_the_launcher_is_a_checkpoint_and_a_retry_is_a_new_job(world, cluster):
     parent = _parent(world, _spec("wait"))
-    _until(lambda: all((world / f"started-{rank}").exists() for rank in (0, 1)))
+    until(lambda: all((world / f"started-{rank}").exists() for rank in (0, 1)))
     os.kill(parent.pid, signal.SIGTERM)
     _, err = parent.communicate(timeout=PATIENCE_S)
     assert parent.returncode == 75, err
@@ -352,10 +325,10 @@ def test_a_held_job_is_told_and_left_in_the_queue(world, cluster):
 
 def test_a_requeued_job_is_the_same_job(world, cluster):
     parent = _parent(world, _spec("wait"))
-    _until(lambda: all((world / f"started-{rank}").exists() for rank in (0, 1)))
+    until(lambda: all((world / f"started-{rank}").exists() for rank in (0, 1)))
     [job] = cluster.jobs(world)
     cluster.say("scontrol", "requeue", job)
-    _until(lambda: (world / "started-0").read_text() == "xx")
+    until(lambda: (world / "started-0").read_text() == "xx")
     (world / "go").touch()
     out, err = parent.communicate(timeout=PATIENCE_S)
     assert parent.returncode == 0, err
@@ -365,7 +338,7 @@ def test_a_requeued_job_is_the_same_job(world, cluster):
 
 def test_a_cancelled_job_is_an_error_that_says_so(world, cluster):
     parent = _parent(world, _spec("wait", options=["--begin=now+1hour"]))
-    _until(lambda: cluster.jobs(world))
+    until(lambda: cluster.jobs(world))
     [job] = cluster.jobs(world)
     cluster.say("scancel", job)
     _, err = parent.communicate(timeout=PATIENCE_S)
@@ -373,38 +346,12 @@ def test_a_cancelled_job_is_an_error_that_says_so(world, cluster):
     assert f"Slurm job {job} was stopped: it was cancelled" in err
 
 
-SLOW_JOB = """
-# The real training program; the first time, it stays at step 2 until it is told to stop.
-import sys, time
-from pathlib import Path
-from pipeline_lib.training import job
-from pipeline_lib.training.context import JobContext
-from pipeline_lib.training.preemption import Preemption
-before = JobContext.leave_if_asked
-def wait_at_two(self, step, *rest):
-    told = Path(f"told-{self.world.rank}")
-    if step == 2 and not told.exists():
-        Path(f"at-two-{self.world.rank}").touch()
-        while not self.preemption._asked:
-            time.sleep(0.05)
-        told.touch()
-    before(self, step, *rest)
-JobContext.leave_if_asked = wait_at_two
-job.main()
-"""
-
-
 def test_a_two_node_grpo_run_meets_its_time_limit_and_ends_as_two_local_ranks_do(
     tmp_path, cluster, monkeypatch
 ):
     """DeepSpeed over gloo under sbatch; the limit's SIGTERM, a checkpoint, a second job: the same bytes as without all that."""
     spec = grpo_spec(steps=4, kl_coef=0.01, checkpoint_every=100, engine={"world_size": 2, "zero_stage": 2})
-    local, remote = tmp_path / "local", tmp_path / "remote"
-    for root in (local, remote):
-        root.mkdir()
-        build_world(root)
-    on_ranks(2, lambda: _run_here(local, spec))
-    (remote / "slowjob.py").write_text(SLOW_JOB)
+    local, remote = slow_world(tmp_path, spec)
     monkeypatch.setenv("PYTHONPATH", f"{remote}:{ROOT}")
     monkeypatch.delenv("R1_MLFLOW_JOURNAL", raising=False)
     queued = replace(
@@ -416,7 +363,7 @@ def test_a_two_node_grpo_run_meets_its_time_limit_and_ends_as_two_local_ranks_do
         },
     )
     first = _parent(remote, queued, "slowjob")
-    _until(lambda: all((remote / f"at-two-{rank}").exists() for rank in (0, 1)) or first.poll() is not None)
+    until(lambda: both_wait(remote) or first.poll() is not None)
     [job] = cluster.jobs(remote)
     ran = re.search(r"RunTime=(\d+):(\d+):(\d+)", cluster.say("scontrol", "show", "job", job))
     assert ran is not None
@@ -429,19 +376,4 @@ def test_a_two_node_grpo_run_meets_its_time_limit_and_ends_as_two_local_ranks_do
     out, err = second.communicate(timeout=PATIENCE_S)
     assert second.returncode == 0, err
     assert len(cluster.jobs(remote)) == 2
-    assert json.loads(out.replace("'", '"')) == json.loads((local / "job" / "result.json").read_text())
-    for path in (
-        f"{spec.outputs['model']}/model.safetensors",
-        spec.outputs["plot"],
-        spec.outputs["rollouts"],
-    ):
-        assert (remote / path).read_bytes() == (local / path).read_bytes(), path
-
-
-def _run_here(root: Path, spec: JobSpec) -> None:
-    from pipeline_lib.training import job
-
-    os.chdir(root)
-    (root / "job").mkdir(exist_ok=True)
-    (root / "job" / "spec.json").write_text(spec.to_json())
-    job.run(root / "job")
+    require_same_end(spec, local, remote, out)
