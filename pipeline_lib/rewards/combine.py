@@ -89,7 +89,7 @@ class Scorer:
 
     def close(self) -> None:
         """Stop every process this scorer started."""
-        self._background.shutdown(wait=True, cancel_futures=True)
+        self._background.shutdown()
         self._math.close()
         if self._sandbox is not None:
             self._sandbox.close()

@@ -124,7 +124,7 @@ class MathPool:
 
     def close(self) -> None:
         """Stop every worker."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)
         for worker in self._workers:
             worker.close()
 

@@ -162,8 +162,7 @@ def _after_hashes(text: str) -> list[str]:
 
 def _code_blocks(text: str) -> list[str]:
     """The last fenced block: a program is often followed by nothing, and preceded by drafts and examples."""
-    parts = text.split("```")
-    blocks = parts[1:-1:2] if len(parts) % 2 else parts[1::2][:-1]
+    blocks = text.split("```")[1:-1:2]  # an unclosed one is the last part
     return [strip_fence("```" + blocks[-1] + "```")] if blocks else []
 
 

@@ -137,6 +137,7 @@ def test_tag_style(response: str, answer: str | None) -> None:
         (AnswerStyle.BOXED, r"<think>\boxed{4}</think>\boxed{3}", "3"),
         (AnswerStyle.BOXED, r"<think>\boxed{4}</think>", None),
         (AnswerStyle.BOXED, r"\boxed{3", None),
+        (AnswerStyle.BOXED, r"\boxed{3} and a } brace", "3"),
         (AnswerStyle.BOXED, r"\boxed{}", None),
         (AnswerStyle.HASHES, "a\n#### 18", "18"),
         (AnswerStyle.HASHES, "#### 18\n#### 19", None),
@@ -216,3 +217,5 @@ def test_strip_fence() -> None:
     assert strip_fence("```\nx\n```") == "x\n"
     assert strip_fence("x = '```'") == "x = '```'"
     assert strip_fence("```a b\nx\n```") == "a b\nx\n"
+    assert strip_fence("```python \nx\n```") == "x\n"
+    assert strip_fence("```") == "```"
