@@ -47,7 +47,6 @@ class _Worker:
         assert process.stdout is not None
         try:
             process.stdin.write(request)
-            process.stdin.flush()
             if not select.select([process.stdout], [], [], WALL_FACTOR * seconds + _GRACE_SECONDS)[0]:
                 self.close()
                 return Comparison("timeout", "the verifier process does not answer")

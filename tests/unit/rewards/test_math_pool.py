@@ -12,7 +12,9 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+import pipeline_lib.rewards.math_pool as math_pool
 import pipeline_lib.rewards.math_worker as math_worker
+from pipeline_lib.errors import PipelineError
 from pipeline_lib.rewards.math_pool import Comparison, MathPool
 from pipeline_lib.sandbox import codec
 
@@ -107,6 +109,30 @@ def test_a_comparison_past_its_deadline_says_so_and_only_its_child_is_replaced()
         assert _process(impatient) == worker
         assert worker.children() != [child]
         assert not [c for c in worker.children() if c.status() == psutil.STATUS_ZOMBIE]
+
+
+def test_a_worker_that_stands_still_is_given_up_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(math_pool, "_GRACE_SECONDS", 0.5)
+    with MathPool(1, 0.5) as stuck:
+        stuck.compare("x", "x")
+        worker = _process(stuck)
+        worker.suspend()
+        began = time.monotonic()
+        assert stuck.compare("x", "x") == Comparison("timeout", "the verifier process does not answer")
+        assert time.monotonic() - began == pytest.approx(math_worker.WALL_FACTOR * 0.5 + 0.5, abs=2.0)
+        _wait_until_gone(worker)
+        assert stuck.compare("x", "y").result != "error"
+        assert _process(stuck) != worker
+
+
+def test_a_worker_that_does_not_start_in_time_is_stopped_and_says_where_to_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = {child.pid for child in psutil.Process().children()}
+    monkeypatch.setattr(math_pool, "_START_SECONDS", 0.0)
+    with MathPool() as late, pytest.raises(PipelineError, match="did not start: `python -m"):
+        late.compare("x", "x")
+    assert {child.pid for child in psutil.Process().children()} == before
 
 
 def test_a_killed_worker_takes_its_busy_child_along() -> None:
