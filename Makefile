@@ -43,8 +43,11 @@ test-fast: setup ## the tests that start no service (about two minutes)
 test-e2e: setup ## small pipelines: through dvc repro, through Airflow, and under kill -9 at random moments
 	@$(PY) -m pytest tests/e2e tests/faults -m e2e $(ARGS)
 
-test-faults: setup browser ## the long version of the fault and attack tests: 60 kills, 100,000 hostile answers, a million problems, services away for two minutes
-	@R1_KILLS=60 R1_FUZZ_ANSWERS=100000 R1_BIG_ROWS=1000000 R1_ROLLOUTS=10000 R1_AWAY_SECONDS=120 $(PY) -m pytest tests/faults tests/security -s $(ARGS)
+FAULTS := R1_KILLS=60 R1_FUZZ_ANSWERS=100000 R1_BIG_ROWS=1000000 R1_ROLLOUTS=10000 R1_AWAY_SECONDS=120 $(PY) -m pytest -s
+test-faults: setup ## the long version of the fault and attack tests: 60 kills (beside the others), 100,000 hostile answers, a million problems, services away for two minutes
+	@mkdir -p .run; $(FAULTS) tests/faults -m e2e $(ARGS) >.run/kill-storm.log 2>&1 & storm=$$!; \
+	$(FAULTS) tests/faults tests/security -m "not e2e" $(ARGS); rest=$$?; \
+	wait $$storm; storm=$$?; cat .run/kill-storm.log; exit $$((rest > storm ? rest : storm))
 
 mutation: setup ## break the algorithms and rewards line by line; every break must fail a test (docs/mutation.md)
 	@cmp -s requirements/mutation.txt .run/mutation/.lock || ($(PY) -m venv --clear .run/mutation && .run/mutation/bin/python -m pip install -q --disable-pip-version-check --no-deps -r requirements/mutation.txt && cp requirements/mutation.txt .run/mutation/.lock)
