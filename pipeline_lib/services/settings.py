@@ -20,6 +20,8 @@ PREFERRED_PORTS: Mapping[str, int] = {"airflow": 8080, "mlflow": 5000, "files": 
 """Asked for first; a taken one is replaced by any free one."""
 
 
+PLUGINS = Path(__file__).resolve().parents[2] / "infra" / "airflow" / "plugins"
+"""Of Airflow's API server: the names that it answers to."""
 DEFERRABLE = "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE"
 """Airflow's own setting: stages wait in a triggerer and hold no worker. The only one of Airflow's that `make up` takes over."""
 
@@ -62,7 +64,7 @@ def environment(root: Path, ports: Mapping[str, int]) -> dict[str, str]:
         AIRFLOW_HOME=str(home),
         AIRFLOW__CORE__DAGS_FOLDER=str(root / "dags"),
         # infra/airflow/plugins/hosts.py does for Airflow what MLFLOW_SERVER_ALLOWED_HOSTS does for MLflow.
-        AIRFLOW__CORE__PLUGINS_FOLDER=str(root / "infra" / "airflow" / "plugins"),
+        AIRFLOW__CORE__PLUGINS_FOLDER=str(PLUGINS),
         AIRFLOW__CORE__LOAD_EXAMPLES="False",
         AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION="False",
         AIRFLOW__CORE__EXECUTOR="LocalExecutor",

@@ -120,11 +120,16 @@ def test_the_links_are_there_before_the_wait_and_lead_to_the_run(finished):
 def test_services_answer_to_their_own_names_only(finished, host, answers):
     """DNS rebinding: a page of evil.example whose name points here reaches nothing. The demo stack has no log-in."""
     stack = finished.stack
-    for address in (f"{stack.airflow}/api/v2/version", f"{stack.files}/health", f"{stack.mlflow}/version"):
+    pages = {
+        stack.airflow: "/api/v2/version",
+        stack.files: "/health",
+        stack.mlflow: "/api/2.0/mlflow/experiments/search?max_results=1",
+    }
+    for address, page in pages.items():
         port = urlsplit(address).port
         name = host if ":" in host else f"{host}:{port}"
         with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as line:
-            line.request("GET", urlsplit(address).path, headers={"Host": name})
+            line.request("GET", page, headers={"Host": name})
             assert line.getresponse().status in ((200,) if answers else (400, 403, 421)), address
 
 
