@@ -1,6 +1,6 @@
 """Hostile answers for the math verifier: no hang beyond the deadline, no crash, no false "correct".
 
-`R1_FUZZ_ANSWERS` sets how many (default: a small deterministic share; `make test-faults` may ask for 100000). The number path
+`R1_FUZZ_ANSWERS` sets how many are judged (default: a small deterministic share; `make test-faults`: 100,000). The number path
 takes most of them; every answer that reaches algebra is a real call of math-verify in its worker process.
 """
 
@@ -155,7 +155,9 @@ def test_hostile_answers(record_property: Callable[[str, object], None]) -> None
     budget = max(12, COUNT // 200)
     with MathPool(workers=1, seconds=SECONDS) as pool:
         pool.compare("1", "1")
-        for _ in range(COUNT):
+        while (
+            counts.total() < COUNT
+        ):  # one whose algebra is over the budget is not judged, and does not count
             gold, answer = rng.choice(GOLDS), hostile_answer(rng)
             started = time.monotonic()
             verdict = judge_quickly(gold, answer)
@@ -171,7 +173,6 @@ def test_hostile_answers(record_property: Callable[[str, object], None]) -> None
             counts[verdict.outcome] += 1
             if never_right(gold, answer):
                 assert verdict.outcome is not Outcome.CORRECT, (gold, answer)
-    assert counts.total() > COUNT // 2
     assert asked >= 12
     print(f"{counts.total()} hostile answers, {asked} by algebra: {dict(counts)}")
     record_property("count: hostile answers judged", counts.total())
