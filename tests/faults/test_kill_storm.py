@@ -240,7 +240,7 @@ def test_nothing_shows_of_a_storm_of_kills(
             if sys.exc_info()[0] is not None:
                 os.kill(pid, signal.SIGKILL)
     print(f"{storm.killed.total()} kills in {time.monotonic() - began:.0f} s: {dict(storm.killed)}")
-    assert storm.killed.total() >= KILLS - 2, f"too few: {storm.killed}, left {+storm.plan}"
+    assert storm.killed.total() >= KILLS * 5 // 6, f"too few: {storm.killed}, left {+storm.plan}"
     assert locked(clone) == locked(reproduced)
     for _ in range(120):
         if not _alive(clone):
