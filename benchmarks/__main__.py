@@ -64,9 +64,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.rounds < 5 and arguments.write:
         parser.error("--write wants --rounds 5 or more")
-    if (
-        TUNABLES not in os.environ
-    ):  # read when a process starts: what is measured in this one starts as a job does
+    # Read when a process starts: what is measured in this one starts as a job does.
+    if TUNABLES not in os.environ:
         os.execve(sys.executable, [*sys.orig_argv], {**os.environ, **memory_kept()})
     for name in arguments.only:
         began = time.monotonic()

@@ -173,9 +173,8 @@ def section(title: str, work: Work, pairs: int) -> str:
 def _run(bench: Bench) -> str:
     micro = replace(bench.micro(), problems_per_step=4, group_size=4) if bench.quick else bench.micro()
     cases = {"Micro base (0.68M parameters)": (micro, bench.rounds)}
-    if (
-        not bench.quick
-    ):  # made before the first section, which imports transformers without what reads a GGUF file
+    # The model is made before the first section, which imports transformers without what reads a GGUF file.
+    if not bench.quick:
         small = replace(bench.smollm2(), group_size=4, max_new_tokens=48, microbatch_tokens=512)
         cases["SmolLM2-135M"] = (small, 3)
     return "\n\n".join(section(title, work, pairs) for title, (work, pairs) in cases.items())

@@ -94,9 +94,8 @@ class Tree:
             return Fate.SURVIVED
         if child.exitcode in (1, 2) or (child.exitcode or 0) < 0:  # failed, not collected, or crashed
             return Fate.KILLED
-        if (
-            "INTERNALERROR> MemoryError" in output
-        ):  # a mutant that eats memory: pytest had none left to report with
+        # A mutant that eats memory: pytest had none left to report with.
+        if "INTERNALERROR> MemoryError" in output:
             return Fate.KILLED
         raise RuntimeError(f"the tests ended with {child.exitcode}, which says nothing:\n{output[-3000:]}")
 

@@ -127,6 +127,7 @@ class _Storm:
         self.log = (clone / "worker.log").open("w", encoding="utf-8")
         self.worker = self._start()
         self._due: dict[str, float] = {}
+        self._seen: set[str] = set()
 
     def _start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -165,6 +166,10 @@ class _Storm:
     def _maybe_kill(self, alive: dict[int, tuple[str, str]]) -> None:
         now = time.monotonic()
         running = {address for kind, address in alive.values() if kind == "stage" and address}
+        for gone in self._seen - running if running else ():
+            if self.plan[gone] and gone not in self._due:  # its stage ended first: the next one gets it
+                self.plan[min(running)] += self.plan.pop(gone)
+        self._seen |= running
         for address in running:
             if self.plan[address] and address not in self._due:
                 self._due[address] = now + self.draw.uniform(0.0, LATEST_S)
@@ -240,7 +245,7 @@ def test_nothing_shows_of_a_storm_of_kills(
             if sys.exc_info()[0] is not None:
                 os.kill(pid, signal.SIGKILL)
     print(f"{storm.killed.total()} kills in {time.monotonic() - began:.0f} s: {dict(storm.killed)}")
-    assert storm.killed.total() >= KILLS * 5 // 6, f"too few: {storm.killed}, left {+storm.plan}"
+    assert storm.killed.total() >= KILLS - 2, f"too few: {storm.killed}, left {+storm.plan}"
     assert locked(clone) == locked(reproduced)
     for _ in range(120):
         if not _alive(clone):

@@ -155,9 +155,8 @@ def test_hostile_answers(record_property: Callable[[str, object], None]) -> None
     budget = max(12, COUNT // 200)
     with MathPool(workers=1, seconds=SECONDS) as pool:
         pool.compare("1", "1")
-        while (
-            counts.total() < COUNT
-        ):  # one whose algebra is over the budget is not judged, and does not count
+        # One whose algebra is over the budget is not judged, and does not count.
+        while counts.total() < COUNT:
             gold, answer = rng.choice(GOLDS), hostile_answer(rng)
             started = time.monotonic()
             verdict = judge_quickly(gold, answer)
