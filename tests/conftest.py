@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -11,12 +13,27 @@ import pytest
 from tests.clones import fresh_clone, run
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one file, and all that ask for the running services, go to one worker of pytest-xdist (`--dist loadgroup`)."""
+    for item in items:
+        shared = "tiny_services" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("services" if shared else item.path.stem))
+
+
 @pytest.fixture(scope="session")
-def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone in which `dvc repro` alone, with no server, ran the smoke profile."""
-    clone = fresh_clone(tmp_path_factory.mktemp("repro") / "clone")
-    assert run(clone, sys.executable, "-m", "tasks.configure", "--profile", "smoke").returncode == 0
-    assert run(clone, "dvc", "repro").returncode == 0
+def reproduced(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A clone in which `dvc repro` alone, with no server, ran the smoke profile: made once for all workers."""
+    base = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
+    clone, done = base / "reproduced", base / "reproduced.done"
+    with (base / "reproduced.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(clone, ignore_errors=True)
+            fresh_clone(clone)
+            assert run(clone, sys.executable, "-m", "tasks.configure", "--profile", "smoke").returncode == 0
+            assert run(clone, "dvc", "repro").returncode == 0
+            done.touch()
     return clone
 
 
