@@ -8,8 +8,8 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export DS_ACCELERATOR ?= cpu
 WORKERS ?= 2
-# Tests of one file stay together; the long ones begin first.
-PYTEST := $(PY) -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+# The tests of a file stay together (tests/conftest.py); the long ones begin first.
+PYTEST := $(PY) -m pytest -n $(WORKERS) --no-loadscope-reorder
 
 .PHONY: help setup setup-gpu demo up down status repro test test-fast mutation check secrets audit format claims bench bench-setup test-e2e test-faults lock deps browser slurm postgres clean
 

@@ -9,16 +9,26 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.clones import fresh_clone, run
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one file, and all that ask for the running services, go to one worker of pytest-xdist (`--dist loadgroup`)."""
-    for item in items:
-        shared = "tiny_services" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("services" if shared else item.path.stem))
+SERVICES = {"test_airflow_runs.py", "test_browser_trigger.py", "test_trigger_form.py"}
+"""Files whose tests share one set of running services (tests/integration/conftest.py)."""
+
+
+class _ByFile(LoadScopeScheduling):
+    """The tests of a file, and all of SERVICES, on one worker of pytest-xdist. (Its own groups are lost with pytest 9.)"""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "services" if Path(file).name in SERVICES else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _ByFile:
+    """Who runs what under `-n`."""
+    return _ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
