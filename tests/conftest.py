@@ -13,7 +13,6 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.clones import fresh_clone, run
 
-
 SERVICES = {"test_airflow_runs.py", "test_browser_trigger.py", "test_trigger_form.py"}
 """Files whose tests share one set of running services (tests/integration/conftest.py)."""
 

@@ -8,7 +8,7 @@ at run time, so it counts as a wildcard for one path component; `${section.key}`
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -120,7 +120,8 @@ def load_graph(root: Path) -> Graph:
         for name, body in (document.get("stages") or {}).items()
         if not body.get("frozen", False)
     }
-    upstream = {name: _writers(stage, stages.values()) for name, stage in stages.items()}
+    outs = _by_top(stages.values())
+    upstream = {name: _writers(stage, outs) for name, stage in stages.items()}
     return Graph(stages=tuple(_sorted(stages, upstream)), upstream=upstream)
 
 
@@ -192,7 +193,20 @@ def _resolve(path: str, params: Mapping[str, Any]) -> str:
     return _TEMPLATE.sub(lambda match: str(look_up(params, match.group(1))), path).rstrip("/")
 
 
-def _writers(reader: Stage, stages: Iterable[Stage]) -> frozenset[str]:
+def _by_top(stages: Iterable[Stage]) -> dict[str, list[tuple[str, str]]]:
+    """Every out with the stage that writes it, by the out's first component. Most deps are code, and nothing writes there."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for stage in stages:
+        for out in stage.outs:
+            found.setdefault(_top(out), []).append((out, stage.name))
+    return found
+
+
+def _top(path: str) -> str:
+    return path.partition("/")[0]
+
+
+def _writers(reader: Stage, outs: Mapping[str, Sequence[tuple[str, str]]]) -> frozenset[str]:
     """Names of the stages that write what `reader` reads.
 
     A path that one stage writes by name is not also taken to be a value of another one's matrix:
@@ -200,9 +214,10 @@ def _writers(reader: Stage, stages: Iterable[Stage]) -> frozenset[str]:
     """
     writers: set[str] = set()
     for dep in reader.deps:
-        others = [stage for stage in stages if stage.name != reader.name]
-        named = {s.name for s in others if any(_overlap(out, dep, exact="*" not in dep) for out in s.outs)}
-        writers |= named or {s.name for s in others if any(_overlap(out, dep) for out in s.outs)}
+        near = [each for top, written in outs.items() if _overlap(top, _top(dep)) for each in written]
+        others = [(out, name) for out, name in near if name != reader.name]
+        named = {name for out, name in others if _overlap(out, dep, exact="*" not in dep)}
+        writers |= named or {name for out, name in others if _overlap(out, dep)}
     return frozenset(writers)
 
 
