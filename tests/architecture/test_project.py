@@ -56,6 +56,13 @@ def test_declared_code_deps_are_the_modules_used() -> None:
     assert differences(ROOT) == {}, "run `make deps`"
 
 
+def test_dvc_reads_yaml_in_c() -> None:
+    """ruamel.yaml falls back to Python in silence, and every stage reads a lock of four thousand lines."""
+    from ruamel.yaml.cyaml import CParser
+
+    assert CParser is not None
+
+
 def test_params_yaml_spells_out_every_field() -> None:
     """A default hidden in the code would change results without DVC seeing it (code_deps leaves params out)."""
     written = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
