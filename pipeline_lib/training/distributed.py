@@ -8,6 +8,7 @@ every forward and backward.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -29,7 +31,9 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPS = 1e-8
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-"""Where ranks meet that are all on one machine; gloo would resolve the host's name, which need not work."""
+"""Where ranks meet that are all on one machine."""
+ELSEWHERE = "203.0.113.1"
+"""An address of nobody (RFC 5737): the way to it is the default route. Nothing is sent there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +96,45 @@ def join_world(engine: EngineParams) -> World:
         if size == 1:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         else:
-            if os.environ.get("MASTER_ADDR") in LOOPBACK:
-                os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+            if interface := interface_to(os.environ.get("MASTER_ADDR", LOOPBACK[0])):
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
             dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
     local = int(os.environ.setdefault("LOCAL_RANK", "0"))
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     return World(rank, size, device)
+
+
+def interface_to(address: str) -> str | None:
+    """The network interface by which this machine reaches `address` (IP or name); None where no route tells.
+
+    Left alone, gloo tells its peers the address that this host's own name resolves to. That is 127.0.1.1 on a usual Debian,
+    or nothing at all. On the host of `address` itself its name may be loopback as well; the default route decides then.
+    """
+    if address in LOOPBACK:
+        return "lo"
+    for target in (address, ELSEWHERE):
+        here = _source_address(target)
+        if here is not None and not here.startswith("127.") and here != "::1":
+            return next(
+                (
+                    name
+                    for name, known in psutil.net_if_addrs().items()
+                    if here in [each.address.partition("%")[0] for each in known]
+                ),
+                None,
+            )
+    return None
+
+
+def _source_address(target: str) -> str | None:
+    """The address that packets to `target` would come from."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(target, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(address)  # of a datagram socket: chooses the route, sends nothing
+            return str(probe.getsockname()[0]).partition("%")[0]
+    except OSError:
+        return None
 
 
 def _share(size: int) -> int:

@@ -1,5 +1,6 @@
-"""Jobs on a real Slurm: munged, slurmctld and two slurmd on loopback, started for this file alone.
+"""Jobs on a real Slurm: munged, slurmctld and two slurmd, started for this file alone.
 
+As root the second node is another host to the network: its own namespace, interfaces and address. Else both are on loopback.
 Not covered: GPUs, cgroups, a shared file system with caches of its own, accounting (sacct), more than one user.
 """
 
@@ -23,6 +24,7 @@ from pipeline_lib.errors import ConfigError, DataError, Preempted
 from pipeline_lib.launch import run_job
 from pipeline_lib.launch.base import JobFailed, JobHeld
 from pipeline_lib.training.spec import JobSpec
+from tests.integration.cluster.hosts import TwoHosts, two_hosts
 from tests.integration.cluster.launched import (
     PATIENCE_S,
     ROOT,
@@ -40,7 +42,7 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scance
 
 CONF = """
 ClusterName=r1test
-SlurmctldHost=localhost(127.0.0.1)
+SlurmctldHost=localhost({near})
 SlurmctldPort={ports[0]}
 SlurmUser={user}
 SlurmdUser={user}
@@ -66,8 +68,8 @@ SchedulerParameters=sched_interval=1
 ReturnToService=2
 KillWait=30
 FirstJobId={first_id}
-NodeName=node1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=1000
-NodeName=node2 NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=1000
+NodeName=node1 NodeHostname=localhost NodeAddr={near} Port={ports[1]} CPUs=2 RealMemory=1000
+NodeName=node2 NodeHostname=localhost NodeAddr={far} Port={ports[2]} CPUs=2 RealMemory=1000
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -77,6 +79,7 @@ class Cluster:
     """The running daemons."""
 
     root: Path
+    hosts: TwoHosts
 
     def say(self, *command: str) -> str:
         """What a Slurm command prints."""
@@ -91,8 +94,14 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Slurm on loopback; every daemon is stopped by its own process id at the end."""
+def hosts() -> Iterator[TwoHosts]:
+    with two_hosts() as both:
+        yield both
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, hosts: TwoHosts) -> Iterator[Cluster]:
+    """Slurm on two hosts; every daemon is stopped by its own process id at the end."""
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
         told = f"{', '.join(missing)} not installed; `make slurm` installs Debian's packages"
@@ -109,7 +118,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     conf = root / "slurm.conf"
     conf.write_text(
         CONF.format(
-            root=root, user=getpass.getuser(), ports=free_ports(3), first_id=random.randrange(1, 19000)
+            root=root,
+            near=hosts.near,
+            far=hosts.far,
+            user=getpass.getuser(),
+            ports=free_ports(3),
+            first_id=random.randrange(1, 19000),
         )
     )
     before = os.environ.get("SLURM_CONF")
@@ -124,13 +138,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             ["munged", "-F", "--force", f"--key-file={key}", f"--socket={root}/munge.socket", *files],
             ["slurmctld", "-D"],
             ["slurmd", "-D", "-N", "node1"],
-            ["slurmd", "-D", "-N", "node2"],
+            [*hosts.inside, "slurmd", "-D", "-N", "node2"],
         ):
             with (root / "daemons.out").open("ab") as out:
                 daemons.append(subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL))
             if command[0] == "munged":
                 until((root / "munge.socket").exists)
-        found = Cluster(root)
+        found = Cluster(root, hosts)
         until(lambda: _idle(found) == 2, why=lambda: (root / "daemons.out").read_text()[-3000:])
         yield found
         # A step outlives its slurmd: what a test that failed left in the queue ends here.
@@ -239,14 +253,14 @@ def _parent(world: Path, spec: JobSpec, module: str = "fakejob") -> subprocess.P
     return parent
 
 
-def test_a_job_runs_on_two_nodes_and_leaves_nothing_but_its_outputs(world, capfd):
+def test_a_job_runs_on_two_nodes_and_leaves_nothing_but_its_outputs(world, cluster, capfd):
     assert run_job(_spec("ok")) == {"loss": 1.5}
     assert (world / "model").read_text() == "weights"
     assert list((world / "checkpoints").iterdir()) == []
     said = capfd.readouterr().err
     assert "submitted as Slurm job" in said
-    assert "rank 0 of 2 on node1 at 127.0.0.1" in said, "the log is not passed on"
-    assert "rank 1 of 2 on node2 at 127.0.0.1" in said
+    assert f"rank 0 of 2 on node1 at {cluster.hosts.near}" in said, "the log is not passed on"
+    assert f"rank 1 of 2 on node2 at {cluster.hosts.near}" in said
 
 
 def test_one_rank_that_crashes_ends_the_job_and_shows_its_log(world):

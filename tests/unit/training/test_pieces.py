@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_lib.errors import DataError
+from pipeline_lib.training import distributed
 from pipeline_lib.training.metrics import Judged, final_summary, sample_metrics, to_csv
 from pipeline_lib.training.microbatch import Branch, cut
 from pipeline_lib.training.order import Cursor, derived_seed, epoch_order
@@ -197,3 +199,22 @@ def test_rollout_table_has_the_same_bytes_twice(tmp_path):
     assert pq.read_table(tmp_path / "a.parquet").to_pylist()[0]["response"] == "2"
     write_rollouts(tmp_path / "c.parquet", [])
     assert pq.read_table(tmp_path / "c.parquet").num_rows == 0
+
+
+def test_ranks_speak_on_the_interface_that_reaches_the_first_one(monkeypatch) -> None:
+    known = {"lo": ["127.0.0.1"], "eth0": ["10.0.0.7", "fe80::1%eth0"], "ib0": ["10.1.0.7"]}
+    monkeypatch.setattr(
+        distributed.psutil,
+        "net_if_addrs",
+        lambda: {name: [SimpleNamespace(address=a) for a in given] for name, given in known.items()},
+    )
+    routes = {"node0": "10.1.0.7", "me": "127.0.1.1", distributed.ELSEWHERE: "10.0.0.7", "six": "fe80::1"}
+    monkeypatch.setattr(distributed, "_source_address", routes.get)
+    assert [distributed.interface_to(name) for name in ("127.0.0.1", "localhost")] == ["lo", "lo"]
+    assert distributed.interface_to("node0") == "ib0"
+    assert distributed.interface_to("six") == "eth0"
+    # The first rank's own name is loopback on a usual Debian: what reaches the world reaches the others.
+    assert distributed.interface_to("me") == "eth0"
+    monkeypatch.delitem(routes, distributed.ELSEWHERE)
+    assert distributed.interface_to("me") is None
+    assert distributed.interface_to("nobody") is None
