@@ -88,11 +88,11 @@ lock: ## make requirements/*.txt again from pyproject.toml (needs uv)
 browser: ## Chromium for the browser test (Debian's package; needs root once)
 	@command -v chromium >/dev/null 2>&1 || (apt-get update -qq && apt-get install -y -qq chromium >/dev/null)
 
-slurm: ## Slurm and munge for the launcher's tests, which start them on loopback (Debian's packages; needs root once)
-	@which slurmctld slurmd sbatch munged >/dev/null 2>&1 || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; } \
+slurm: ## Slurm, munge and iproute2 for the launcher's tests, which start them on loopback (Debian's packages; needs root once)
+	@which slurmctld slurmd sbatch munged ip >/dev/null 2>&1 || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; } \
 	  || { echo "slurm: not installed, and only root on a Debian can: its tests will be skipped"; exit 0; }; \
-	which slurmctld slurmd sbatch munged >/dev/null 2>&1 || { apt-get update -qq && \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null; }
+	which slurmctld slurmd sbatch munged ip >/dev/null 2>&1 || { apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge iproute2 >/dev/null; }
 
 postgres: ## PostgreSQL for `make up STACK=production` and its test (Debian's package; needs root once)
 	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; } \

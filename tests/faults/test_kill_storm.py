@@ -246,13 +246,13 @@ def test_nothing_shows_of_a_storm_of_kills(
                 os.kill(pid, signal.SIGKILL)
     print(f"{storm.killed.total()} kills in {time.monotonic() - began:.0f} s: {dict(storm.killed)}")
     assert storm.killed.total() >= KILLS - 2, f"too few: {storm.killed}, left {+storm.plan}"
-    undisturbed = request.getfixturevalue("reproduced")  # made meanwhile, where tests run beside each other
-    assert locked(clone) == locked(undisturbed)
     for _ in range(120):
         if not _alive(clone):
             break
         time.sleep(0.5)
     assert not _alive(clone), "processes are left"
+    undisturbed = request.getfixturevalue("reproduced")  # made meanwhile, where tests run beside each other
+    assert locked(clone) == locked(undisturbed)
     _check_steps(clone, "train_r1_zero", "accuracy", 4)
     _check_steps(clone, "train_reasoning_rl", "accuracy", 3)
     _check_steps(clone, "train_all_task_rl", "accuracy", 3)

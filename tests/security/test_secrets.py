@@ -71,7 +71,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for name, value in SECRETS.items():
             patch.setenv(name, value)
         patch.setenv("AWS_ACCESS_KEY_ID", "someone")
-        patch.setenv("R1_MLFLOW_LINGER", "6")
+        patch.setenv("R1_MLFLOW_LINGER", "1")
         yield path
 
 
@@ -94,7 +94,7 @@ class _Watch:
         self._thread = threading.Thread(target=self._look)
 
     def _look(self) -> None:
-        while not self._end.wait(0.2):
+        while not self._end.wait(0.05):
             for entry in Path("/proc").iterdir():
                 if not entry.name.isdigit() or int(entry.name) == os.getpid():
                     continue

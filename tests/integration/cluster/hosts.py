@@ -18,11 +18,6 @@ class TwoHosts:
     inside: tuple[str, ...] = ()
     """What makes a command run on the far host."""
 
-    @property
-    def apart(self) -> bool:
-        """Do packets between them leave the loopback interface?"""
-        return self.near != self.far
-
 
 @contextmanager
 def two_hosts() -> Iterator[TwoHosts]:
