@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.clones import fresh_clone, run
+from tests.clones import COMMIT, ROOT, fresh_clone, run
 
 SERVICES = {"test_airflow_runs.py", "test_browser_trigger.py", "test_trigger_form.py"}
 """Files whose tests share one set of running services (tests/integration/conftest.py)."""
@@ -23,6 +25,12 @@ class _ByFile(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         return "services" if Path(file).name in SERVICES else file
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Note what is tested, once for all workers, which inherit it."""
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    os.environ.setdefault(COMMIT, head.stdout.strip())
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _ByFile:

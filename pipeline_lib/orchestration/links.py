@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -23,7 +24,10 @@ from pipeline_lib.errors import ConfigError, PipelineError
 from pipeline_lib.tracking.locations import EXPERIMENT, artifact_root
 from pipeline_lib.tracking.outputs import locked_output_hash
 
-_TIMEOUT_S = 10.0
+_TIMEOUT_S = 30.0
+"""A server on a busy machine may take more than ten; one that is not there refuses at once."""
+_DELIVERY_S = 3.0
+"""How long a run that is not found may still be on its way: its stage ended, its last lines are being delivered."""
 
 
 class MlflowUnreachable(PipelineError):
@@ -81,7 +85,10 @@ class TrackingServer:
             "order_by": ["attributes.start_time DESC"],
             "max_results": 1,
         }
-        runs = self._call("runs/search", request).get("runs") or []
+        runs = self._call("runs/search", request).get("runs")
+        if not runs:
+            time.sleep(_DELIVERY_S)
+            runs = self._call("runs/search", request).get("runs")
         return self.run_page(runs[0]["info"]["run_id"], runs[0]["info"]["experiment_id"]) if runs else None
 
     def registered_model(self, entry: str) -> tuple[str, str]:

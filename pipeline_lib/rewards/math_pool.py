@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pipeline_lib.errors import PipelineError
-from pipeline_lib.rewards.math_worker import WALL_FACTOR
+from pipeline_lib.rewards.math_worker import ATTEMPTS, WALL_FACTOR
 from pipeline_lib.sandbox import codec
 
 _START_SECONDS = 120.0
@@ -42,6 +42,14 @@ class _Worker:
             request = codec.pack({"gold": gold, "answer": answer, "seconds": seconds})
         except codec.CodecError as error:
             return Comparison("unparsed", str(error))
+        for _ in range(ATTEMPTS):
+            comparison = self._ask(request, seconds)
+            if comparison is not None:
+                return comparison
+        return Comparison("error", "the verifier process died")
+
+    def _ask(self, request: bytes, seconds: float) -> Comparison | None:
+        """What the process said; None when it is gone: it died here, or was killed since the last question."""
         process = self._process or self._start()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -51,12 +59,11 @@ class _Worker:
                 self.close()
                 return Comparison("timeout", "the verifier process does not answer")
             reply = codec.read_frame(process.stdout.fileno())
-        except (OSError, codec.CodecError) as error:
-            reply = {"result": "error", "detail": f"the verifier process is gone: {error}"}
+        except (OSError, codec.CodecError):
+            reply = None
         if not isinstance(reply, dict):
-            reply = {"result": "error", "detail": "the verifier process ended"}
-        if process.poll() is not None:
             self.close()
+            return None
         return Comparison(str(reply["result"]), str(reply.get("detail", "")))
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -130,7 +137,8 @@ class MathPool:
     def compare(self, gold: str, answer: str) -> Comparison:
         """Is `answer` the same mathematical object as `gold`? Both LaTeX.
 
-        Returns within `seconds` of processor time, and within `WALL_FACTOR` times as long on the wall (plus grace).
+        Returns within `seconds` of processor time, and within `WALL_FACTOR` times as long on the wall (plus grace). Whose
+        process was killed is compared once more, which may take as long again.
         """
         worker = self._free.get()
         try:

@@ -27,6 +27,9 @@ from pipeline_lib.sandbox import codec
 
 WALL_FACTOR = 4.0
 """A comparison may wait this many times its deadline for a core."""
+ATTEMPTS = 2
+"""A comparison whose process was killed is made again: an answer is not judged by what happened to its verifier."""
+DIED = {"result": "error", "detail": "the verifier process died"}
 _PR_SET_PDEATHSIG = 1
 _CPUCLOCK_SCHED = 2
 _MEMORY_BYTES = 3 * 1024**3
@@ -42,17 +45,16 @@ def main() -> None:
     codec.write_frame(channel, {"up": True})
     child: tuple[int, socket.socket] | None = None
     while (request := codec.read_frame(0)) is not None:
-        if child is None:
-            child = _fork()
-        reply = _ask(*child, request)
-        if reply is None or reply["result"] == "error":
-            _end(child)
-            child = None
-        codec.write_frame(
-            channel,
-            reply
-            or {"result": "timeout", "detail": f"no result in {request['seconds']} s of processor time"},
-        )
+        wall_end = time.monotonic() + WALL_FACTOR * float(request["seconds"])
+        for _ in range(ATTEMPTS):
+            child = child or _fork()
+            reply = _ask(*child, request, wall_end)
+            if reply["result"] in ("timeout", "error"):
+                _end(child)
+                child = None
+            if reply != DIED:
+                break
+        codec.write_frame(channel, reply)
     if child is not None:
         _end(child)
 
@@ -75,27 +77,26 @@ def _fork() -> tuple[int, socket.socket]:
         os._exit(0)
 
 
-def _ask(pid: int, channel: socket.socket, request: dict[str, Any]) -> dict[str, Any] | None:
-    """The child's reply, None past the deadline, an error when it died.
+def _ask(pid: int, channel: socket.socket, request: dict[str, Any], wall_end: float) -> dict[str, Any]:
+    """The child's reply, a timeout past the deadline, `DIED` when it is gone.
 
-    The deadline counts the child's processor time, so that a busy machine masks no samples; `WALL_FACTOR` times as long on
-    the wall is the end in any case.
+    The deadline counts the child's processor time, so that a busy machine masks no samples; `wall_end` is the end in any
+    case.
     """
     limit = float(request["seconds"])
-    processor_end = _processor_seconds(pid) + limit
-    wall_end = time.monotonic() + WALL_FACTOR * limit
-    codec.write_frame(channel.fileno(), request)
-    while True:
-        left = min(processor_end - _processor_seconds(pid), wall_end - time.monotonic())
-        if select.select([channel], [], [], max(0.0, left))[0]:
-            break
-        if left <= 0:
-            return None
     try:
+        processor_end = _processor_seconds(pid) + limit
+        codec.write_frame(channel.fileno(), request)
+        while True:
+            left = min(processor_end - _processor_seconds(pid), wall_end - time.monotonic())
+            if select.select([channel], [], [], max(0.0, left))[0]:
+                break
+            if left <= 0:
+                return {"result": "timeout", "detail": f"no result in {limit} s of processor time"}
         reply = codec.read_frame(channel.fileno())
     except (OSError, codec.CodecError):
-        reply = None
-    return reply if isinstance(reply, dict) else {"result": "error", "detail": "the verifier process died"}
+        return DIED
+    return reply if isinstance(reply, dict) else DIED
 
 
 def _processor_seconds(pid: int) -> float:

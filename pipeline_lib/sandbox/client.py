@@ -27,15 +27,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pipeline_lib.errors import EXIT_BAD_INPUT, PipelineError
 from pipeline_lib.sandbox import codec
+from pipeline_lib.sandbox.conversation import (
+    Conversation,
+    Interrupted,
+    SandboxUnavailable,
+    blame,
+    converse,
+    judged_line,
+    killed,
+    next_test,
+    read_judge,
+)
 from pipeline_lib.sandbox.limits import Limits
-from pipeline_lib.sandbox.split import TestPlan, first_lines, plan_tests
+from pipeline_lib.sandbox.split import TestPlan, plan_tests
 from pipeline_lib.types import Outcome, Verdict
 
 _START_SECONDS = 60.0
 _GRACE_SECONDS = 5.0
 _MAX_PROGRAM_CHARS = 200_000
+_ATTEMPTS = 2
+"""A program that was interrupted runs again: it is not judged by what happened to its jail."""
 _REPOSITORY = str(Path(__file__).resolve().parents[2])
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from pipeline_lib.sandbox.server import main; main(int(sys.argv[2]))"
 _SELF_TEST = (
@@ -43,14 +55,11 @@ _SELF_TEST = (
 )
 
 
-class SandboxUnavailable(PipelineError):
-    """The kernel or the machine lacks a piece of the jail. Nothing untrusted was run."""
-
-    exit_code = EXIT_BAD_INPUT
-
-
-class _ServerLost(Exception):
+class _ServerLost(Interrupted):
     """The fork server did not answer in time, or died."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(Verdict(Outcome.TIMEOUT, detail=f"sandbox: {why}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +121,24 @@ class Sandbox:
         started = time.monotonic()
         limits = limits or Limits()
         plan = plan_tests(tuple(tests), entry_point)
-        verdict = _refuse_early(program, plan)
-        try:
-            if verdict is None and plan.split:
-                verdict = self._run_split(program, entry_point, plan, limits)
-            if plan.judged and (verdict is None or verdict.outcome is Outcome.CORRECT):
-                verdict = self._run_judged(program, entry_point, plan, limits)
-        except _ServerLost as lost:
-            self.close()
-            verdict = Verdict(Outcome.TIMEOUT, detail=f"sandbox: {lost}")
-        assert verdict is not None
+        for _ in range(_ATTEMPTS):
+            try:
+                verdict = self._judge(program, entry_point, plan, limits)
+                break
+            except Interrupted as interrupted:
+                if isinstance(interrupted, _ServerLost):
+                    self.close()
+                verdict = interrupted.verdict
         return _timed(verdict, time.monotonic() - started)
+
+    def _judge(self, program: str, entry_point: str, plan: TestPlan, limits: Limits) -> Verdict:
+        verdict = _refuse_early(program, plan)
+        if verdict is None and plan.split:
+            verdict = self._run_split(program, entry_point, plan, limits)
+        if plan.judged and (verdict is None or verdict.outcome is Outcome.CORRECT):
+            verdict = self._run_judged(program, entry_point, plan, limits)
+        assert verdict is not None
+        return verdict
 
     def _run_split(self, program: str, entry_point: str, plan: TestPlan, limits: Limits) -> Verdict:
         source = _sealed({"program": program, "entry_point": entry_point})
@@ -133,10 +149,10 @@ class Sandbox:
             finally:
                 os.close(source)
                 theirs.close()
-            talk = _Conversation(ours, limits)
-            verdict = _converse(talk, plan)
+            talk = Conversation(ours, limits)
+            verdict = converse(talk, plan)
         end = self._finish(limits)
-        return verdict if verdict is not None else _blame(end, limits, _next_test(plan, talk.answered), talk)
+        return verdict if verdict is not None else blame(end, limits, next_test(plan, talk.answered), talk)
 
     def _run_judged(self, program: str, entry_point: str, plan: TestPlan, limits: Limits) -> Verdict:
         source = _sealed({"program": program, "entry_point": entry_point})
@@ -154,17 +170,19 @@ class Sandbox:
             finally:
                 os.close(source)
                 os.close(tests)
-                for end in (theirs, program_end, judge_end):
-                    end.close()
-            talk = _Conversation(ours, limits)
-            verdict = _read_judge(talk, plan)
-        end_state = self._finish(limits)
-        if verdict is not None:
-            return verdict
-        judge_died = not end_state["deadline"] and end_state["ended"][1]["code"] != 0
-        if judge_died:
-            return Verdict(Outcome.TIMEOUT, detail="sandbox: the test code itself ran out of its limits")
-        return _blame(end_state, limits, _judged_line(plan, talk.answered), talk)
+                for side in (theirs, program_end, judge_end):
+                    side.close()
+            talk = Conversation(ours, limits)
+            verdict = read_judge(talk, plan)
+        end = self._finish(limits)
+        if verdict is None and not end["deadline"] and end["ended"][1]["code"] != 0:
+            verdict = Verdict(Outcome.TIMEOUT, detail="sandbox: the test code itself ran out of its limits")
+        elif verdict is None:
+            return blame(end, limits, judged_line(plan, talk.answered), talk)
+        interrupted = not end["deadline"] and any(killed(state, limits) for state in end["ended"])
+        if interrupted and verdict.outcome is not Outcome.CORRECT:
+            raise Interrupted(verdict)
+        return verdict
 
     def _send(self, limits: Limits, roles: list[str], fds: list[int]) -> None:
         if self._server is None or self._server.poll() is not None:
@@ -229,122 +247,6 @@ class Sandbox:
             raise SandboxUnavailable(f"sandbox: the kernel refused {reply['refused']}")
 
 
-class _Conversation:
-    """Frames from a jail, with a deadline and a cap on how much is read."""
-
-    def __init__(self, channel: socket.socket, limits: Limits) -> None:
-        self._channel = channel
-        self._deadline = time.monotonic() + limits.wall_seconds
-        self._left = limits.output_bytes
-        self._buffer = codec.FrameBuffer()
-        self._frames: list[Any] = []
-        self.answered = 0
-        self.trouble = ""
-        """What the jail sent that a well-behaved one never does."""
-
-    def ask(self, frame: dict[str, Any]) -> None:
-        """Send a call; a program that is gone shows at the next `read`."""
-        try:
-            self._channel.settimeout(max(0.01, self._deadline - time.monotonic()))
-            self._channel.sendall(codec.pack(frame))
-        except OSError:
-            pass
-
-    def read(self) -> dict[str, Any] | None:
-        """The next frame; None when the jail is silent until the deadline, gone, or talks nonsense."""
-        while not self._frames:
-            wait = self._deadline - time.monotonic()
-            if wait <= 0 or not select.select([self._channel], [], [], wait)[0]:
-                return None
-            try:
-                data = self._channel.recv(65536)
-            except OSError:
-                return None
-            if not data:
-                return None
-            self._left -= len(data)
-            if self._left < 0:
-                self.trouble = "it returned more than the output limit"
-                return None
-            try:
-                self._frames += self._buffer.feed(data)
-            except codec.CodecError as error:
-                self.trouble = f"what it returned cannot be read: {error}"
-                return None
-        frame = self._frames.pop(0)
-        if not isinstance(frame, dict):
-            self.trouble = "what it returned cannot be read"
-            return None
-        return frame
-
-
-def _converse(talk: _Conversation, plan: TestPlan) -> Verdict | None:
-    """Lead the program through its tests. None: it fell silent; how it ended will say why."""
-    first = talk.read()
-    if first is not None and "refused" in first:
-        raise SandboxUnavailable(f"sandbox: the kernel refused {first['refused']}")
-    loaded = talk.read() if first is not None else None
-    if loaded is None:
-        return None
-    if "loaded" not in loaded:
-        return Verdict(Outcome.WRONG, failed_test=plan.split[0].source, detail=f"loading: {_text(loaded)}")
-    for test in plan.split:
-        talk.ask({"eval": test.expression})
-        answer = talk.read()
-        if answer is None:
-            return None
-        if "value" not in answer:
-            return Verdict(Outcome.WRONG, failed_test=test.source, detail=_text(answer))
-        try:
-            passed = test.holds(answer["value"])
-        except codec.CodecError as error:
-            return Verdict(Outcome.WRONG, failed_test=test.source, detail=f"not equal: {error}")
-        if not passed:
-            return Verdict(
-                Outcome.WRONG, failed_test=test.source, detail=f"returned {_shown(answer['value'])}"
-            )
-        talk.answered += 1
-    return Verdict(Outcome.CORRECT)
-
-
-def _read_judge(talk: _Conversation, plan: TestPlan) -> Verdict | None:
-    first = talk.read()
-    if first is not None and "refused" in first:
-        raise SandboxUnavailable(f"sandbox: the kernel refused {first['refused']}")
-    while first is not None and talk.answered < len(plan.judged):
-        frame = talk.read()
-        if frame is None:
-            return None
-        if "verifier_error" in frame:
-            return Verdict(Outcome.VERIFIER_ERROR, detail=str(frame["verifier_error"])[:300])
-        if frame.get("passed") != talk.answered:
-            return Verdict(Outcome.WRONG, failed_test=_judged_line(plan, talk.answered), detail=_text(frame))
-        talk.answered += 1
-    return Verdict(Outcome.CORRECT) if first is not None else None
-
-
-def _blame(end: dict[str, Any], limits: Limits, test: str | None, talk: _Conversation) -> Verdict:
-    """Why a program fell silent, and whose fault it was."""
-    state = end["ended"][0]
-    if talk.trouble:
-        return Verdict(Outcome.WRONG, failed_test=test, detail=talk.trouble)
-    if end["deadline"] and end["starved"]:
-        return Verdict(
-            Outcome.TIMEOUT, failed_test=test, detail="the machine gave the program no core in time"
-        )
-    if end["deadline"]:
-        return Verdict(
-            Outcome.WRONG, failed_test=test, detail=f"still running after {limits.wall_seconds:g} s"
-        )
-    if state["code"] == -9 and state["cpu"] >= limits.cpu_seconds - 0.2:
-        return Verdict(
-            Outcome.WRONG, failed_test=test, detail=f"used its {limits.cpu_seconds} s of processor time"
-        )
-    return Verdict(
-        Outcome.WRONG, failed_test=test, detail=f"the program ended early (exit code {state['code']})"
-    )
-
-
 def _refuse_early(program: str, plan: TestPlan) -> Verdict | None:
     if plan.problem:
         return Verdict(Outcome.VERIFIER_ERROR, detail=plan.problem)
@@ -353,26 +255,6 @@ def _refuse_early(program: str, plan: TestPlan) -> Verdict | None:
     if len(program) > _MAX_PROGRAM_CHARS:
         return Verdict(Outcome.WRONG, detail=f"the program is longer than {_MAX_PROGRAM_CHARS} characters")
     return None
-
-
-def _next_test(plan: TestPlan, answered: int) -> str | None:
-    return plan.split[answered].source if answered < len(plan.split) else None
-
-
-def _judged_line(plan: TestPlan, index: int) -> str | None:
-    lines = list(first_lines(plan.judged))
-    return lines[index] if index < len(lines) else None
-
-
-def _text(frame: dict[str, Any]) -> str:
-    return str(frame.get("error", "it answered out of turn"))[:300]
-
-
-def _shown(form: object) -> str:
-    try:
-        return repr(codec.decode(form, max_nodes=50))[:200]
-    except (codec.CodecError, ValueError):
-        return "a large value"
 
 
 def _timed(verdict: Verdict, seconds: float) -> Verdict:

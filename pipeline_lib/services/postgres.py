@@ -7,7 +7,9 @@ Passwords reach initdb on its standard input and the server as SCRAM verifiers, 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -127,17 +129,24 @@ def stop_server(root: Path) -> bool:
     pid = _postmaster(data)
     if pid is None:
         return False
-    # SIGINT: "fast shutdown". SIGQUIT gives up at once and leaves the recovery to the next start.
-    for number, patience_s in ((signal.SIGINT, STOP_GRACE_S), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)):
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            return True
-        deadline = time.monotonic() + patience_s
-        while time.monotonic() < deadline:
-            if _postmaster(data) != pid:
+    # The process itself is waited for: it removes its pid file before it has written its last line and ended.
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        # SIGINT: "fast shutdown". SIGQUIT gives up at once and leaves the recovery to the next start.
+        for number, patience_s in (
+            (signal.SIGINT, STOP_GRACE_S),
+            (signal.SIGQUIT, 5.0),
+            (signal.SIGKILL, 5.0),
+        ):
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(process, number)
+            if select.select([process], [], [], patience_s)[0]:
                 return True
-            time.sleep(0.05)
+    finally:
+        os.close(process)
     raise DatabaseFailed(f"PostgreSQL (process {pid}) does not stop; see {log_path(root, 'postgres')}")
 
 

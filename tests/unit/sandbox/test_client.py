@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,8 @@ import pytest
 from pipeline_lib.errors import ConfigError
 from pipeline_lib.sandbox.client import Job, Sandbox, SandboxPool, run_tests
 from pipeline_lib.sandbox.limits import Limits
-from pipeline_lib.types import Outcome
+from pipeline_lib.sandbox.split import plan_tests
+from pipeline_lib.types import Outcome, Verdict
 
 ADD = "def add(a, b):\n    return a + b\n"
 TESTS = ("assert add(1, 2) == 3", "assert add([1], [2]) == [1, 2]", "assert add('a', 'b') == 'ab'")
@@ -169,3 +172,45 @@ def test_some_human_eval_references_pass(sandbox: Sandbox) -> None:
 @pytest.mark.slow
 def test_all_human_eval_references_pass(sandbox: Sandbox) -> None:
     _references_pass(sandbox, _human_eval())
+
+
+SLOW = "def f():\n    deadline = __import__('time').monotonic() + 1.0\n    while __import__('time').monotonic() < deadline: pass\n    return 1"
+
+
+def _children(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+
+
+@pytest.mark.parametrize("kills", [1, 2])
+@pytest.mark.parametrize("victim", ["program", "judge", "server"])
+@pytest.mark.parametrize(
+    "tests", [("assert f() == 1",), ("x = f()\nassert x == 1",)], ids=["split", "judged"]
+)
+def test_a_program_is_judged_whatever_is_killed_around_it(tests, victim: str, kills: int) -> None:
+    """Once: it runs again. Twice: what can be said then, which is never that it is right."""
+    if victim == "judge" and len(plan_tests(tests, "f").judged) == 0:
+        pytest.skip("nobody but the program runs")
+    said: list[Verdict] = []
+    with Sandbox() as disturbed:
+        thread = threading.Thread(target=lambda: said.append(disturbed.run_tests(SLOW, "f", tests)))
+        thread.start()
+        killed: set[int] = set()
+        deadline = time.monotonic() + 30
+        while len(killed) < kills:
+            assert time.monotonic() < deadline, "there is nothing to kill"
+            time.sleep(0.02)
+            server = disturbed._server
+            if server is None or server.pid in killed:
+                continue
+            programs = [pid for pid in _children(server.pid) if pid not in killed]
+            if programs and len(programs) >= (1 if victim != "judge" else 2):
+                time.sleep(0.2)
+                target = {"program": programs[0], "judge": programs[-1], "server": server.pid}[victim]
+                os.kill(target, signal.SIGKILL)
+                killed.add(target)
+        thread.join()
+        if kills == 1:
+            assert said[0].outcome is Outcome.CORRECT
+        else:
+            assert said[0].outcome is (Outcome.WRONG if victim == "program" else Outcome.TIMEOUT)
+        assert disturbed.run_tests(ADD, "add", TESTS).outcome is Outcome.CORRECT
