@@ -22,7 +22,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from pipeline_lib.errors import EXIT_BAD_INPUT, EXIT_GATE_FAILED, EXIT_PREEMPTED, PipelineError
-from pipeline_lib.orchestration import processes
+from pipeline_lib.orchestration import dvc_locks, processes
 from pipeline_lib.orchestration.integrity import differing_outputs
 from pipeline_lib.orchestration.redaction import Redactor
 from pipeline_lib.orchestration.remote_settings import ERROR_MARK, LOGS_ENV, REMOTE_ENV, remote_command
@@ -188,7 +188,7 @@ class StageRun:
         exit_file.parent.mkdir(parents=True, exist_ok=True)
         exit_file.unlink(missing_ok=True)
         self._stop_leftovers(on_line)
-        _mend_rwlock(self._worktree, on_line)
+        dvc_locks.mend(self._worktree, on_line)
         started = time.monotonic()
         output = _Output(self._address, on_line, self._redact)
         # Where the services share the machine, they must go on answering.
@@ -255,28 +255,6 @@ class StageRun:
                 f"an earlier attempt of {self._address} still runs (pids {sorted(left)}); stopping it first"
             )
             processes.stop((), mark, STOP_GRACE_S)
-
-
-def _mend_rwlock(worktree: Path, on_line: Callable[[str], None], patience_s: float = 3.0) -> None:
-    """Remove DVC's table of who reads and writes what if a killed dvc left it half written.
-
-    DVC rewrites the file in place, so a kill can leave it empty, and then no stage of the worktree ever starts again. A
-    living dvc writes it in a millisecond: what stays unreadable for seconds has no writer. The table is advice among
-    stages of one worktree, whose outputs are disjoint; without it the next dvc begins a new one.
-    """
-    table = worktree / ".dvc" / "tmp" / "rwlock"
-    deadline = time.monotonic() + patience_s
-    while time.monotonic() < deadline:
-        try:
-            json.loads(table.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return
-        except ValueError:
-            time.sleep(0.2)
-        else:
-            return
-    on_line(f"a killed dvc left {table} half written; removing it")
-    table.unlink(missing_ok=True)
 
 
 class _Output:

@@ -1,11 +1,13 @@
 """A read-only file server on loopback for what runs leave behind: reports and Data Docs.
 
 `/runs/<run>/reports/...` and `/reports/...` of the main checkout; nothing else is served, and to no other name. A page that
-is not there yet says so and looks again by itself: links are given out before the stage has run.
+is not there yet says so and looks again by itself: links are given out before the stage has run. With `R1_FILES_LOGIN`
+(`name:password`) everything but the health check wants that log-in (HTTP basic authentication).
 """
 
 from __future__ import annotations
 
+import hmac
 import os
 import re
 import sys
@@ -15,7 +17,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from pipeline_lib.errors import ConfigError
+from pipeline_lib.orchestration.links import basic
 from pipeline_lib.services.settings import HOST
+
+LOGIN = "R1_FILES_LOGIN"
 
 _SERVED = re.compile(r"^/(runs/[A-Za-z0-9._-]+/)?reports(/|$)")
 _NOT_YET = """<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="5">
@@ -33,6 +39,15 @@ def _is_ours(host: str) -> bool:
     return name in {HOST, "localhost", urlsplit(os.environ.get("R1_FILES_URL", "")).hostname or HOST}
 
 
+def _may_read(authorization: str) -> bool:
+    """True where nobody has to log in, or this request has."""
+    login = os.environ.get(LOGIN)
+    if login is None:
+        return True
+    name, _, password = login.partition(":")
+    return hmac.compare_digest(authorization.encode(), basic(name, password).encode())
+
+
 class Handler(SimpleHTTPRequestHandler):
     """Serve the report folders of one checkout."""
 
@@ -43,6 +58,8 @@ class Handler(SimpleHTTPRequestHandler):
             self._text(HTTPStatus.MISDIRECTED_REQUEST, "this server has another name")
         elif path == "/health":
             self._text(HTTPStatus.OK, "ok")
+        elif not _may_read(self.headers.get("Authorization", "")):
+            self._text(HTTPStatus.UNAUTHORIZED, "these reports want a log-in")
         elif not _SERVED.match(path) or ".." in path.split("/"):
             self._text(HTTPStatus.NOT_FOUND, "only reports are served here")
         elif path.endswith((".html", "/")) and not Path(self.translate_path(path)).exists():
@@ -63,6 +80,8 @@ class Handler(SimpleHTTPRequestHandler):
     def _text(self, status: HTTPStatus, text: str) -> None:
         body = text.encode()
         self.send_response(status)
+        if status is HTTPStatus.UNAUTHORIZED:
+            self.send_header("WWW-Authenticate", 'Basic realm="reports", charset="UTF-8"')
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -70,7 +89,10 @@ class Handler(SimpleHTTPRequestHandler):
 
 
 def main(root: str, port: str) -> None:
-    """Serve until stopped."""
+    """Serve until stopped. Raises ConfigError for a log-in that names nobody or has no password."""
+    login = os.environ.get(LOGIN)
+    if login is not None and not all(login.partition(":")):
+        raise ConfigError(LOGIN, "(not shown)", "not a log-in; write it as name:password")
     ThreadingHTTPServer((HOST, int(port)), partial(Handler, directory=root)).serve_forever()
 
 

@@ -1,18 +1,20 @@
 """The production stack: PostgreSQL below Airflow and MLflow, people with roles, task logs in S3 (docs/decisions/0015).
 
 It is the demo stack with other settings, so what the tests start here is what infra/systemd starts elsewhere. Who gets
-which secret: Airflow its database and keys, MLflow's server its databases and administrator, stages the MLflow account
-`pipeline` and nothing more.
+which secret: Airflow its database and keys, MLflow's server its databases and administrator, the file server its
+readers' log-in, stages the MLflow account `pipeline` and nothing more.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline_lib.errors import ConfigError
 from pipeline_lib.services import credentials, settings
+from pipeline_lib.services.files import LOGIN
 from pipeline_lib.services.postgres import URL, Server
 from pipeline_lib.services.settings import Service
 
@@ -29,6 +31,10 @@ MLFLOW_ADMIN, MLFLOW_CLIENT = "admin", "pipeline"
 """MLflow's accounts: one for people who administer it, one for stages."""
 
 
+READER = "reader"
+"""The file server's one account: reports are for everybody who works here."""
+
+
 def people_file(root: Path) -> Path:
     """Return the file of the Airflow passwords, a JSON object."""
     return credentials.folder(root) / "airflow.json"
@@ -37,6 +43,11 @@ def people_file(root: Path) -> Path:
 def mlflow_file(root: Path) -> Path:
     """Return the file of the MLflow passwords, a JSON object."""
     return credentials.folder(root) / "mlflow.json"
+
+
+def reader_file(root: Path) -> Path:
+    """Return the file of the file server's password, a JSON object."""
+    return credentials.folder(root) / "files.json"
 
 
 def client_file(root: Path) -> Path:
@@ -81,7 +92,12 @@ def services(root: Path, ports: Mapping[str, int], server: Server) -> tuple[Serv
     mlflow = settings.mlflow_server(
         root, ports, _mlflow_environment(root, server), options=("--app-name", "basic-auth")
     )
-    return tuple(mlflow if s.name == mlflow.name else s for s in settings.services(root, ports, defer=True))
+    login = f"{READER}:{credentials.passwords(reader_file(root), (READER,))[READER]}"
+    changed = {"mlflow": mlflow}
+    for service in (demo := settings.services(root, ports, defer=True)):
+        if service.name == "files":
+            changed["files"] = replace(service, env={LOGIN: login})
+    return tuple(changed.get(service.name, service) for service in demo)
 
 
 def _mlflow_environment(root: Path, server: Server) -> dict[str, str]:

@@ -113,6 +113,7 @@ def up(root: Path, say: Say = print, kind: Kind = Kind.DEMO) -> Stack:
         if kind is Kind.PRODUCTION:
             say(f"passwords: Airflow {production.people_file(root)} ({', '.join(production.PEOPLE)})")
             say(f"           MLflow  {production.mlflow_file(root)}; clients: {production.client_file(root)}")
+            say(f"           files   {production.reader_file(root)}")
         return stack
 
 

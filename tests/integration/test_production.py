@@ -246,6 +246,14 @@ def test_mlflow_refuses_foreign_hosts_and_origins(up, header, value, status):
     assert _status(search) == status
 
 
+def test_reports_want_a_login(up):
+    page = f"{up.stack.files}/reports/report.html"
+    assert _status(page) == 401
+    password = json.loads(production.reader_file(up.root).read_text())["reader"]
+    assert _status(urllib.request.Request(page, headers={"Authorization": basic("reader", password)})) == 200
+    assert _status(f"{up.stack.files}/health") == 200
+
+
 def test_airflow_refuses_foreign_hosts(up):
     foreign = urllib.request.Request(f"{up.stack.airflow}/api/v2/version", headers={"Host": "evil.example"})
     assert _status(foreign) == 400
@@ -278,7 +286,7 @@ def test_secret_files_are_their_owners_alone(up):
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()}
     assert set(modes.values()) == {0o600}
-    assert {"airflow.json", "mlflow.json", "mlflow-client.env", "database.secret"} <= set(modes)
+    assert {"airflow.json", "mlflow.json", "files.json", "mlflow-client.env", "database.secret"} <= set(modes)
 
 
 def test_a_stage_is_told_the_mlflow_account_and_nothing_of_the_servers(finished):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -137,7 +138,7 @@ def test_nothing_survives_a_worker_that_is_killed(repo):
 def test_a_new_attempt_first_stops_what_an_earlier_one_left(repo):
     sleeper = subprocess.Popen(["sleep", "600"], env={**os.environ, processes.STAGE_MARK: f"{repo}:s"})
     stage, lines = run(repo, "three")
-    _wait_patiently(stage, lines)
+    stage.wait(lines.append)
     assert sleeper.wait(timeout=5) == -signal.SIGTERM
     assert any("an earlier attempt of s still runs" in line for line in lines)
 
@@ -146,21 +147,55 @@ def test_a_lock_table_that_a_killed_dvc_left_half_written_is_mended(repo):
     table = repo / ".dvc" / "tmp" / "rwlock"
     table.write_text("")
     stage, lines = run(repo, "four")
-    _wait_patiently(stage, lines)
+    stage.wait(lines.append)
     assert (repo / "out").read_text() == "four"
     assert any("half written" in line for line in lines)
 
 
-def _wait_patiently(stage: StageRun, lines: list[str]) -> None:
-    """A dvc that a test before has killed may still be a zombie that nobody has reaped: dvc takes it for alive."""
-    for attempt in range(6):
-        try:
-            stage.wait(lines.append)
-            return
-        except StageFailed as error:
-            if "is busy" not in str(error) or attempt == 5:
-                raise
-            time.sleep(5)
+@pytest.fixture
+def zombie():
+    """A process that has ended and that nobody has reaped."""
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    yield process.pid
+    process.wait()
+
+
+@pytest.fixture
+def dvc_of_another_stage(repo):
+    """A dvc of the same worktree that lives, as far as one can see."""
+    code = "import time; time.sleep(600)  # dvc repro --single-item other"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=repo)
+    yield process.pid
+    process.kill()
+    process.wait()
+
+
+def test_a_dead_holder_of_the_lock_table_blocks_nobody_and_a_living_one_stays(
+    repo, zombie, dvc_of_another_stage
+):
+    """dvc asks whether any process has the pid: a zombie has, and after a restart of the machine a stranger has."""
+    table = repo / ".dvc" / "tmp" / "rwlock"
+    stranger = os.getpid()
+    holders = [{"pid": pid, "cmd": "dvc repro s"} for pid in (zombie, stranger, dvc_of_another_stage)]
+    other = str(repo / "other")
+    table.write_text(
+        json.dumps(
+            {
+                "write": {str(repo / "out"): holders[0], other: holders[2]},
+                "read": {str(repo / "what"): holders, str(repo / "out"): [holders[1]]},
+            }
+        )
+    )
+    stage, lines = run(repo, "five")
+    stage.wait(lines.append)
+    assert (repo / "out").read_text() == "five"
+    assert any(
+        f"removed what killed dvc processes (pids {sorted((zombie, stranger))})" in line for line in lines
+    )
+    left = json.loads(table.read_text())
+    assert left["write"][other] == holders[2]
+    assert left["read"][str(repo / "what")] == [holders[2]]
 
 
 def test_airflows_secrets_do_not_reach_a_stage(repo, monkeypatch):

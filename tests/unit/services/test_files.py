@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_lib.services.files import Handler
+from pipeline_lib.errors import ConfigError
+from pipeline_lib.orchestration.links import basic
+from pipeline_lib.services import files
+from pipeline_lib.services.files import LOGIN, Handler
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def server(tmp_path: Path) -> Iterator[str]:
         http.shutdown()
 
 
-def get(address: str) -> tuple[int, bytes]:
+def get(address: str | urllib.request.Request) -> tuple[int, bytes]:
     try:
         with urllib.request.urlopen(address, timeout=5) as answer:
             return answer.status, answer.read()
@@ -40,6 +43,37 @@ def get(address: str) -> tuple[int, bytes]:
 def test_a_report_is_served(server):
     assert get(f"{server}/runs/one/reports/report.html") == (200, b"the report")
     assert get(f"{server}/health") == (200, b"ok")
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        (None, 401),
+        (("reader", "s3cret:ü"), 200),
+        (("reader", "s3cret"), 401),
+        (("", ""), 401),
+        (("other", "s3cret:ü"), 401),
+    ],
+)
+def test_with_a_login_nobody_reads_without_it(server, monkeypatch, given, status):
+    monkeypatch.setenv(LOGIN, "reader:s3cret:ü")
+    request = urllib.request.Request(f"{server}/runs/one/reports/report.html")
+    if given:
+        request.add_header("Authorization", basic(*given))
+    assert get(request)[0] == status
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{server}/reports/", timeout=5)
+    assert refused.value.headers["WWW-Authenticate"] == 'Basic realm="reports", charset="UTF-8"'
+    assert get(f"{server}/health") == (200, b"ok"), "who watches the service needs no password"
+    assert get(f"{server}/runs/one/reports/not-yet.html")[0] == 401
+    assert get(f"{server}/secret.txt")[0] == 401
+
+
+@pytest.mark.parametrize("login", ["", "reader", "reader:", ":password"])
+def test_a_login_without_a_name_or_a_password_stops_it_at_its_start(monkeypatch, login):
+    monkeypatch.setenv(LOGIN, login)
+    with pytest.raises(ConfigError, match="write it as name:password"):
+        files.main("/nowhere", "0")
 
 
 @pytest.mark.parametrize(

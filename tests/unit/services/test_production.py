@@ -40,8 +40,10 @@ def test_each_service_is_told_its_own_database_only(root):
     assert databases == {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"}
     (mlflow,) = (s for s in production.services(root, PORTS, SERVER) if s.name == "mlflow")
     assert mlflow.env["MLFLOW_BACKEND_STORE_URI"].endswith("/mlflow")
-    others = [s for s in production.services(root, PORTS, SERVER) if s.name != "mlflow"]
-    assert all(not s.env for s in others)
+    others = {s.name: s.env for s in production.services(root, PORTS, SERVER) if s.name != "mlflow"}
+    reader = credentials.passwords(production.reader_file(root), ("reader",))["reader"]
+    assert others.pop("files") == {"R1_FILES_LOGIN": f"reader:{reader}"}
+    assert all(not env for env in others.values())
 
 
 def test_the_url_of_a_given_server_does_not_travel_on(root, monkeypatch):
@@ -117,11 +119,13 @@ def test_infra_starts_what_the_tested_stack_starts(root, monkeypatch):
     monkeypatch.setenv(settings.DEFERRABLE, "True")  # as infra/airflow/airflow.env does
     started = {s.name: s.command for s in production.services(root, PORTS, SERVER)}
     assert "airflow-triggerer" in started
-    for name in started.keys() - {"files"}:
-        unit = (PROJECT / f"infra/systemd/{name}.service").read_text(encoding="utf-8")
+    for name in started:
+        unit = (PROJECT / f"infra/systemd/{'r1-files' if name == 'files' else name}.service").read_text(
+            encoding="utf-8"
+        )
         (command,) = re.findall(r"^ExecStart=\S+/python (.*)$", unit, re.M)
         words = command.split()
-        assert words[:3] == list(started[name][1:4])
+        assert words[:3] == [word.replace(str(root), "/srv/r1") for word in started[name][1:4]]
         options = {word for word in started[name] if word.startswith("--")} - {"--artifacts-destination"}
         assert options <= set(words), name
         assert "URI" not in command
