@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import FloatRect, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -22,6 +22,8 @@ from pipeline_lib.services import stack as stacks  # noqa: E402
 
 FOLDER = ROOT / "docs" / "images"
 DAG = "deepseek_r1"
+MOVING_MS = 5000
+"""Time for charts and boxes to move into place."""
 COLOURS = 128
 """A palette of that many keeps a picture of a page below 200 KB."""
 
@@ -40,29 +42,39 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        page = browser.new_context(viewport={"width": 1500, "height": 950}).new_page()
-        page.set_default_timeout(90_000)
+        page = browser.new_context(viewport={"width": 1600, "height": 1000}, device_scale_factor=2).new_page()
+        page.set_default_timeout(40_000)
         page.goto(f"{stack.airflow}/dags/{DAG}/runs/{run_id}")
-        page.get_by_text("report", exact=True).first.wait_for()
-        graph = page.get_by_role("button", name=re.compile("graph", re.IGNORECASE))
-        if graph.count():
-            graph.first.click()
-        _take(page, "airflow")
+        page.get_by_role("button", name=re.compile("graph", re.IGNORECASE)).first.click()
+        nodes = page.locator(".react-flow__node")
+        nodes.first.wait_for()
+        page.wait_for_timeout(MOVING_MS)
+        boxes = [box for node in nodes.all() if (box := node.bounding_box())]
+        left, top = (min(box[side] for box in boxes) - 12 for side in ("x", "y"))
+        right = max(box["x"] + box["width"] for box in boxes) + 12
+        bottom = max(box["y"] + box["height"] for box in boxes) + 12
+        _take(page, "airflow", {"x": left, "y": top, "width": right - left, "height": bottom - top})
         page.goto(stacks.tracking_server(ROOT, stack).runs_page(name))
-        page.get_by_text("train_r1_zero").first.wait_for()
+        page.locator(".ag-row button").first.click()  # the parent run, whose children are the stages
+        page.get_by_text("register_models").first.wait_for()
+        page.get_by_role("button", name="Close").first.click()  # a panel of MLflow's assistant
+        page.wait_for_timeout(MOVING_MS)
         _take(page, "mlflow")
         page.goto(f"{stack.files}/runs/{name}/reports/report.html")
+        page.get_by_role("heading", name="How reasoning appears").evaluate("e => e.scrollIntoView()")
+        page.wait_for_timeout(MOVING_MS)
         _take(page, "report")
         browser.close()
 
 
-def _take(page: Page, name: str) -> None:
-    """Write one picture of what the window shows."""
-    page.wait_for_timeout(5000)  # charts move into place
+def _take(page: Page, name: str, clip: FloatRect | None = None) -> None:
+    """Write one picture of what the window shows, or of a part of it, 1,600 pixels wide at most."""
     file = FOLDER / f"{name}.png"
-    page.screenshot(path=file)
+    page.screenshot(path=file, clip=clip)
     with Image.open(file) as picture:
-        picture.convert("RGB").quantize(COLOURS).save(file, optimize=True)
+        small = picture.convert("RGB")
+    small.thumbnail((1600, 1600))
+    small.quantize(COLOURS).save(file, optimize=True)
     print(f"{file.relative_to(ROOT)}: {file.stat().st_size // 1024} KB")
 
 
