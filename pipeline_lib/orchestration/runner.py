@@ -8,6 +8,7 @@ first stops whatever an earlier one left behind, and a watchdog stops the group 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -34,10 +35,14 @@ EXIT_FILE = "R1_EXIT_FILE"
 STOP_GRACE_S = 30.0
 """Seconds between SIGTERM and SIGKILL: time for a training job to write its checkpoint."""
 
+BUSY_PAUSES_S = (2.0, 4.0, 8.0, 16.0, 30.0)
+"""Between looks whether the other stage has ended; the last one again and again."""
+
 _SECRET_PREFIXES = ("AIRFLOW", "_AIRFLOW", "SUPERVISOR_")
 _RAN = re.compile(r"^Running stage '(?P<stage>[^']+)'")
 _RESTORED = re.compile(r"^Stage '(?P<stage>[^']+)' is cached - skipping run")
 _UNCHANGED = re.compile(r"^Stage '(?P<stage>[^']+)' didn't change, skipping")
+_BUSY = "is busy, it is being blocked by"
 _COMMAND_FAILED = re.compile(r"exited with (-?\d+)")
 
 
@@ -107,6 +112,7 @@ class StageRun:
         self._env = stage_environment(worktree, address, env or {})
         self._redact = Redactor(self._env)
         self._process: subprocess.Popen[str] | None = None
+        self._told_to_stop = threading.Event()
 
     def wait(self, on_line: Callable[[str], None]) -> StageResult:
         """Run the stage, hand every output line to `on_line`, return how it was done.
@@ -190,10 +196,18 @@ class StageRun:
         self._stop_leftovers(on_line)
         dvc_locks.mend(self._worktree, on_line)
         started = time.monotonic()
-        output = _Output(self._address, on_line, self._redact)
         # Where the services share the machine, they must go on answering.
         dvc = ["nice", "-n", "5", sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item"]
-        code = self._follow([*dvc, self._address], output)
+        for pause_s in itertools.chain(BUSY_PAUSES_S, itertools.repeat(BUSY_PAUSES_S[-1])):
+            output = _Output(self._address, on_line, self._redact)
+            code = self._follow([*dvc, self._address], output)
+            if code == 0 or not output.is_busy or self._told_to_stop.is_set():
+                break
+            on_line(
+                f"{self._address} waits for that stage of the same run: both use these files; looking again in {pause_s:g} s"
+            )
+            self._told_to_stop.wait(pause_s)
+            dvc_locks.mend(self._worktree, on_line)
         if code != 0:
             raise _failure(self._address, code, exit_file, output, self._redact)
         return StageResult(self._address, output.how, time.monotonic() - started)
@@ -217,6 +231,7 @@ class StageRun:
 
     def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """Stop dvc, the stage and everything it started; returns when none of it is left."""
+        self._told_to_stop.set()
         if self._process is not None:
             processes.stop((self._process.pid,), _mark(self._worktree, self._address), grace_s)
             self._process.poll()
@@ -273,6 +288,11 @@ class _Output:
             self.how = _how(line, self._address) or self.how
             self.last = [*self.last[1 - self._keep :], line]
             self._on_line(line)
+
+    @property
+    def is_busy(self) -> bool:
+        """True when a living dvc of another stage holds what this one reads or writes (dvc waits for its other lock only)."""
+        return any(line.startswith("ERROR: failed to reproduce") and _BUSY in line for line in self.last)
 
     @property
     def dvc_error(self) -> str | None:

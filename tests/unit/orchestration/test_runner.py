@@ -198,6 +198,49 @@ def test_a_dead_holder_of_the_lock_table_blocks_nobody_and_a_living_one_stays(
     assert left["read"][str(repo / "what")] == [holders[2]]
 
 
+def _held(repo: Path, pid: int) -> None:
+    """The living process `pid` writes what our stage reads, as dvc's table says it."""
+    held = {"write": {str(repo / "what"): {"pid": pid, "cmd": "dvc repro other"}}, "read": {}}
+    (repo / ".dvc" / "tmp" / "rwlock").write_text(json.dumps(held))
+
+
+def test_a_stage_waits_for_another_one_that_writes_what_it_reads(repo, dvc_of_another_stage):
+    stage, lines = run(repo, "six")
+    _held(repo, dvc_of_another_stage)
+    waiting = threading.Thread(target=stage.wait, args=(lines.append,))
+    waiting.start()
+    deadline = time.monotonic() + 60
+    while not any("s waits for that stage" in line for line in lines):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(dvc_of_another_stage, signal.SIGKILL)
+    waiting.join(timeout=60)
+    assert (repo / "out").read_text() == "six"
+
+
+def test_a_stage_that_waits_for_another_one_can_be_stopped(repo, dvc_of_another_stage):
+    stage, lines = run(repo, "seven")
+    _held(repo, dvc_of_another_stage)
+    failures: list[StageFailed] = []
+
+    def wait() -> None:
+        try:
+            stage.wait(lines.append)
+        except StageFailed as failure:
+            failures.append(failure)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    deadline = time.monotonic() + 60
+    while not any("s waits for that stage" in line for line in lines):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    stage.stop(grace_s=1)
+    waiting.join(timeout=30)
+    assert "is busy" in str(failures[0])
+    assert failures[0].retry
+
+
 def test_airflows_secrets_do_not_reach_a_stage(repo, monkeypatch):
     from pipeline_lib.orchestration.runner import stage_environment
 
