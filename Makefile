@@ -48,7 +48,8 @@ test-e2e: setup ## small pipelines: through dvc repro, through Airflow, and unde
 
 FAULTS := R1_KILLS=60 R1_FUZZ_ANSWERS=100000 R1_BIG_ROWS=1000000 R1_ROLLOUTS=10000 R1_AWAY_SECONDS=120
 test-faults: setup ## the long version of the fault and attack tests: 60 kills, 100,000 hostile answers, a million problems, services away for two minutes
-	@$(FAULTS) $(PYTEST) tests/faults/test_kill_storm.py tests/faults/test_big_problem_set.py tests/faults tests/security $(ARGS)
+	@$(FAULTS) $(PYTEST) tests/faults/test_kill_storm.py tests/faults/test_big_problem_set.py \
+	  tests/e2e/test_pipeline.py::test_dvc_repro_alone_then_nothing_to_do tests/faults tests/security $(ARGS)
 
 mutation: setup ## break the algorithms and rewards line by line; every break must fail a test (docs/mutation.md)
 	@cmp -s requirements/mutation.txt .run/mutation/.lock || ($(PY) -m venv --clear .run/mutation && .run/mutation/bin/python -m pip install -q --disable-pip-version-check --no-deps -r requirements/mutation.txt && cp requirements/mutation.txt .run/mutation/.lock)
