@@ -28,11 +28,13 @@ class _ByFile(LoadScopeScheduling):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Note what is tested, once for all workers, which inherit it."""
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-    os.environ.setdefault(COMMIT, head.stdout.strip())
+    """Note what is tested, once for all workers, which inherit it. (A copy without git, as the mutation run makes, has no clones.)"""
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if head.returncode == 0:
+        os.environ.setdefault(COMMIT, head.stdout.strip())
 
 
+@pytest.hookimpl(optionalhook=True)  # the mutation run does without pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _ByFile:
     """Who runs what under `-n`."""
     return _ByFile(config, log)
