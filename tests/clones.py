@@ -62,7 +62,7 @@ def differences(ours: Path, theirs: Path) -> list[str]:
         if not (name in left and name in right):
             found.append(f"{name}: only in {ours if name in left else theirs}")
             continue
-        for kind in ("deps", "params", "outs"):
+        for kind in sorted(left[name].keys() | right[name].keys()):
             mine, other = (_by_path(side[name].get(kind, {})) for side in (left, right))
             found += [
                 f"{name} {kind}: {path}: {mine.get(path)} is not {other.get(path)}"
@@ -73,5 +73,7 @@ def differences(ours: Path, theirs: Path) -> list[str]:
 
 
 def _by_path(entries: Any) -> dict[str, Any]:
-    """A list of dependencies or outputs by their path; params are by their file already."""
+    """A list of dependencies or outputs by their path; params are by their file already, and a command is one text."""
+    if isinstance(entries, str):
+        return {"": entries}
     return entries if isinstance(entries, dict) else {entry["path"]: entry for entry in entries}

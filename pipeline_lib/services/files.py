@@ -22,6 +22,7 @@ from pipeline_lib.orchestration.links import basic
 from pipeline_lib.services.settings import HOST
 
 LOGIN = "R1_FILES_LOGIN"
+"""Environment variable: `name:password`; unset, as in the demo stack, everybody who reaches the port reads."""
 
 _SERVED = re.compile(r"^/(runs/[A-Za-z0-9._-]+/)?reports(/|$)")
 _NOT_YET = """<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="5">

@@ -93,11 +93,8 @@ def services(root: Path, ports: Mapping[str, int], server: Server) -> tuple[Serv
         root, ports, _mlflow_environment(root, server), options=("--app-name", "basic-auth")
     )
     login = f"{READER}:{credentials.passwords(reader_file(root), (READER,))[READER]}"
-    changed = {"mlflow": mlflow}
-    for service in (demo := settings.services(root, ports, defer=True)):
-        if service.name == "files":
-            changed["files"] = replace(service, env={LOGIN: login})
-    return tuple(changed.get(service.name, service) for service in demo)
+    demo = {service.name: service for service in settings.services(root, ports, defer=True)}
+    return tuple({**demo, "mlflow": mlflow, "files": replace(demo["files"], env={LOGIN: login})}.values())
 
 
 def _mlflow_environment(root: Path, server: Server) -> dict[str, str]:
