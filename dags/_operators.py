@@ -19,7 +19,8 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from pipeline_lib.orchestration import detached, links
 from pipeline_lib.orchestration.detached import Attempt, Outcome
-from pipeline_lib.orchestration.runner import How, StageFailed, StageResult
+from pipeline_lib.orchestration.dvc_output import How
+from pipeline_lib.orchestration.runner import StageFailed, StageResult
 from pipeline_lib.orchestration.worktree import run_name, worktree_path
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipeline_lib.orchestration.runner import How, StageFailed, StageResult, inherited_environment
+from pipeline_lib.orchestration.dvc_output import How
+from pipeline_lib.orchestration.runner import StageFailed, StageResult, inherited_environment
 from pipeline_lib.storage.atomic import write_json
 
 LOST_AFTER_S = 15.0

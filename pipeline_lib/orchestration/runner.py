@@ -19,11 +19,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from pipeline_lib.errors import EXIT_BAD_INPUT, EXIT_GATE_FAILED, EXIT_PREEMPTED, PipelineError
 from pipeline_lib.orchestration import dvc_locks, processes
+from pipeline_lib.orchestration.dvc_output import How, Output
 from pipeline_lib.orchestration.integrity import differing_outputs
 from pipeline_lib.orchestration.redaction import Redactor
 from pipeline_lib.orchestration.remote_settings import ERROR_MARK, LOGS_ENV, REMOTE_ENV, remote_command
@@ -39,19 +39,7 @@ BUSY_PAUSES_S = (2.0, 4.0, 8.0, 16.0, 30.0)
 """Between looks whether the other stage has ended; the last one again and again."""
 
 _SECRET_PREFIXES = ("AIRFLOW", "_AIRFLOW", "SUPERVISOR_")
-_RAN = re.compile(r"^Running stage '(?P<stage>[^']+)'")
-_RESTORED = re.compile(r"^Stage '(?P<stage>[^']+)' is cached - skipping run")
-_UNCHANGED = re.compile(r"^Stage '(?P<stage>[^']+)' didn't change, skipping")
-_BUSY = "is busy, it is being blocked by"
 _COMMAND_FAILED = re.compile(r"exited with (-?\d+)")
-
-
-class How(StrEnum):
-    """Where a stage's outputs came from."""
-
-    COMPUTED = "computed"
-    RESTORED = "restored from cache"
-    UNCHANGED = "unchanged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +124,7 @@ class StageRun:
         if not self._env.get(REMOTE_ENV) and not (verb == "push" and self._env.get(LOGS_ENV)):
             return
         self._stop_leftovers(on_line)
-        output = _Output(self._address, on_line, self._redact)
+        output = Output(self._address, on_line, self._redact)
         code = self._follow(remote_command(verb, self._address), output)
         if code != 0:
             said = [line.removeprefix(ERROR_MARK) for line in output.last if line.startswith(ERROR_MARK)]
@@ -199,7 +187,7 @@ class StageRun:
         # Where the services share the machine, they must go on answering.
         dvc = ["nice", "-n", "5", sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item"]
         for pause_s in itertools.chain(BUSY_PAUSES_S, itertools.repeat(BUSY_PAUSES_S[-1])):
-            output = _Output(self._address, on_line, self._redact)
+            output = Output(self._address, on_line, self._redact)
             code = self._follow([*dvc, self._address], output)
             if code == 0 or not output.is_busy or self._told_to_stop.is_set():
                 break
@@ -212,7 +200,7 @@ class StageRun:
             raise _failure(self._address, code, exit_file, output, self._redact)
         return StageResult(self._address, output.how, time.monotonic() - started)
 
-    def _follow(self, command: Sequence[str], output: _Output) -> int:
+    def _follow(self, command: Sequence[str], output: Output) -> int:
         """Run a command of the stage to its end, with all it started; returns its exit code."""
         process = self._start(command)
         watchdog = self._watch(process.pid)
@@ -272,43 +260,7 @@ class StageRun:
             processes.stop((), mark, STOP_GRACE_S)
 
 
-class _Output:
-    """What a stage printed: handed on line by line, the end of it remembered, dvc's own remarks understood."""
-
-    def __init__(
-        self, address: str, on_line: Callable[[str], None], redact: Redactor, keep: int = 15
-    ) -> None:
-        self.how = How.COMPUTED
-        self.last: list[str] = []
-        self._address, self._on_line, self._redact, self._keep = address, on_line, redact, keep
-
-    def add(self, line: str) -> None:
-        if line:
-            line = self._redact(line)
-            self.how = _how(line, self._address) or self.how
-            self.last = [*self.last[1 - self._keep :], line]
-            self._on_line(line)
-
-    @property
-    def is_busy(self) -> bool:
-        """True when a living dvc of another stage holds what this one reads or writes (dvc waits for its other lock only)."""
-        return any(line.startswith("ERROR: failed to reproduce") and _BUSY in line for line in self.last)
-
-    @property
-    def dvc_error(self) -> str | None:
-        errors = [line.removeprefix("ERROR: ") for line in self.last if line.startswith("ERROR: ")]
-        return errors[-1] if errors else None
-
-
-def _how(line: str, address: str) -> How | None:
-    for pattern, how in ((_RAN, How.COMPUTED), (_RESTORED, How.RESTORED), (_UNCHANGED, How.UNCHANGED)):
-        match = pattern.match(line)
-        if match and match["stage"] == address:
-            return how
-    return None
-
-
-def _failure(address: str, dvc_code: int, exit_file: Path, output: _Output, redact: Redactor) -> StageFailed:
+def _failure(address: str, dvc_code: int, exit_file: Path, output: Output, redact: Redactor) -> StageFailed:
     """Work out why a stage failed: its own account first, else what dvc says about its command."""
     if exit_file.is_file():
         report = json.loads(exit_file.read_text(encoding="utf-8"))

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_lib.orchestration.runner import How, StageRun
+from pipeline_lib.orchestration.dvc_output import How
+from pipeline_lib.orchestration.runner import StageRun
 from tests.seaweed import BUCKET, Seaweed, seaweed
 from tests.small_project import build
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_lib.orchestration.runner import How, StageRun
+from pipeline_lib.orchestration.dvc_output import How
+from pipeline_lib.orchestration.runner import StageRun
 from pipeline_lib.orchestration.snapshot import publish_snapshot
 from pipeline_lib.tracking.outputs import locked_stages
 from tests.seaweed import BUCKET, SECRET, Seaweed, seaweed

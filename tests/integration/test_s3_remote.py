@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 
 from pipeline_lib.orchestration.detached import log_path
+from pipeline_lib.orchestration.dvc_output import How
 from pipeline_lib.orchestration.dvc_remote import DvcRemote, Run, object_address, run_path
-from pipeline_lib.orchestration.runner import How, StageFailed, StageRun
+from pipeline_lib.orchestration.runner import StageFailed, StageRun
 from pipeline_lib.tracking.outputs import locked_stages
 from tests.seaweed import BUCKET, KEY, SECRET, Seaweed, free_ports, seaweed
 from tests.small_project import build, clone, content, git

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from pipeline_lib.orchestration import processes
-from pipeline_lib.orchestration.runner import How, StageFailed, StageRun
+from pipeline_lib.orchestration.dvc_output import How
+from pipeline_lib.orchestration.runner import StageFailed, StageRun
 
 pytestmark = pytest.mark.slow
 
