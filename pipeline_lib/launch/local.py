@@ -11,13 +11,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import IO
 
-from pipeline_lib.errors import EXIT_PREEMPTED
+from pipeline_lib.errors import EXIT_BAD_INPUT, EXIT_PREEMPTED
 from pipeline_lib.launch.base import Status
 from pipeline_lib.launch.job import LOG, Job, LogReader, log_tail
 
@@ -25,6 +26,10 @@ LOCK = "job.lock"
 """Held by the job itself, through a file it inherits."""
 PROCESS = "process.json"
 POLL_SECONDS = 0.1
+RANK_ENDED = re.compile(r"\] exits with return code = (-?\d+)$")
+"""How the DeepSpeed launcher logs the first rank that ended badly, once it has stopped the others."""
+TELLING = (EXIT_BAD_INPUT, EXIT_PREEMPTED)
+"""Exit codes that only a rank gives."""
 
 
 class LocalLauncher:
@@ -80,13 +85,21 @@ class LocalJob:
         return Status("running") if returned is None else Status("ended", self._exit_code(returned))
 
     def _exit_code(self, returned: int | None) -> int | None:
-        """The DeepSpeed launcher hides its ranks' exit code behind its own, but their last words tell."""
+        """The exit code of the rank that ended first, where anybody knows it.
+
+        The DeepSpeed launcher passes it on and logs it, unless it was itself told to stop; then, and for an orphan
+        without a launcher, the ranks' last words tell. Those of ranks that were stopped because one had ended do not.
+        """
         if returned == 0:
             return 0
-        if any(line.startswith("Preempted: ") for line in log_tail(self._job.folder)):
-            return EXIT_PREEMPTED
+        lines = log_tail(self._job.folder)
+        code = returned
+        if noticed := [match for match in map(RANK_ENDED.search, lines) if match]:
+            code = int(noticed[-1][1])
+        elif code not in TELLING and any(line.startswith("Preempted: ") for line in lines):
+            code = EXIT_PREEMPTED
         # A process that a signal ended has a negative code; shells and people know it as 128 + signal.
-        return returned if returned is None or returned > 0 else 128 - returned
+        return code if code is None or code > 0 else 128 - code
 
     def stop(self) -> None:
         """SIGTERM to every rank.

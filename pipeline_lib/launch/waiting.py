@@ -44,7 +44,8 @@ PATIENCE_SECONDS = 600.0
 """A controller may be restarted under a running job; only after this long without an answer is waiting given up."""
 LOST = "RankLost: "
 """How a rank begins that leaves because it misses another (`training.heartbeat`)."""
-TOLD = ("Preempted: ", "ConfigError: ", "DataError: ", "StorageError: ")
+PREEMPTED = "Preempted: "
+TOLD = (PREEMPTED, "ConfigError: ", "DataError: ", "StorageError: ")
 """How a job's one-line errors begin in its log (`training.job.main`)."""
 
 
@@ -71,9 +72,11 @@ def run_to_end(launcher: Launcher, spec: JobSpec) -> Mapping[str, float]:
 def error_of(ended: Status, folder: Path, name: str) -> PipelineError:
     """The exception that the end of a job stands for, with what the end of its log says."""
     lines = [line for line in log_tail(folder) if line.strip()]
-    told = [line for line in lines if line.startswith(TOLD)]
+    # Ranks that are told to stop because another one failed may say so after it: theirs is not the reason.
+    preempted = ended.exit_code == EXIT_PREEMPTED
+    told = [line for line in lines if line.startswith(TOLD) and line.startswith(PREEMPTED) == preempted]
     message = told[-1].partition(": ")[2] if told else ended.detail or (lines[-1] if lines else "no output")
-    if ended.exit_code == EXIT_PREEMPTED:
+    if preempted:
         return Preempted(message)
     if ended.exit_code == EXIT_BAD_INPUT:
         return DataError(message)

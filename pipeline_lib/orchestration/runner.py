@@ -194,7 +194,8 @@ class StageRun:
             on_line(
                 f"{self._address} waits for that stage of the same run: both use these files; looking again in {pause_s:g} s"
             )
-            self._told_to_stop.wait(pause_s)
+            if self._told_to_stop.wait(pause_s):
+                break
             dvc_locks.mend(self._worktree, on_line)
         if code != 0:
             raise _failure(self._address, code, exit_file, output, self._redact)
@@ -241,6 +242,8 @@ class StageRun:
             errors="replace",
             start_new_session=True,
         )
+        if self._told_to_stop.is_set():  # while it was being started: `stop` may not have seen it
+            self.stop(grace_s=0)
         return self._process
 
     def _watch(self, pgid: int) -> subprocess.Popen[str]:

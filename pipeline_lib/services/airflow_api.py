@@ -21,6 +21,9 @@ _TIMEOUT_S = 30.0
 _PATIENCE_S = 180.0
 """How long a question is asked again while there is no answer: on two cores that train, Airflow can be slow."""
 
+_TRIGGER_PAUSES_S = (0.0, 0.5, 1.0, 2.0, 4.0)
+"""Before each attempt to start a run: SQLite refuses one of two that read, then write, at the same moment ("locked")."""
+
 
 class AirflowRefused(PipelineError):
     """Airflow does not answer, or answers with an error; `status` is None where there was no answer."""
@@ -89,11 +92,22 @@ class AirflowApi:
         return True
 
     def trigger(self, dag_id: str, form: Mapping[str, Any], run_id: str | None = None) -> str:
-        """Start a run with these form fields and return its id."""
+        """Start a run with these form fields and return its id.
+
+        A named run is asked for again where Airflow's database fails: there can be only one of the name.
+        """
         body: dict[str, Any] = {"conf": dict(form), "logical_date": None}
         if run_id:
             body["dag_run_id"] = run_id
-        return str(self.call("POST", f"/dags/{quote(dag_id)}/dagRuns", body)["dag_run_id"])
+        for pause_s in _TRIGGER_PAUSES_S if run_id else (0.0,):
+            time.sleep(pause_s)
+            try:
+                return str(self.call("POST", f"/dags/{quote(dag_id)}/dagRuns", body)["dag_run_id"])
+            except AirflowRefused as refusal:
+                if refusal.status != 500:
+                    raise
+                refused = refusal
+        raise refused
 
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
         """Return a DAG run: `state` is queued, running, success or failed."""

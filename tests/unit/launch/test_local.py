@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -21,17 +22,21 @@ from pipeline_lib.launch.waiting import error_of
 from pipeline_lib.training.spec import JobSpec
 
 PROGRAM = """
-import json, signal, sys, time
+import json, os, signal, sys, time
 from pathlib import Path
 folder = Path(sys.argv[-1])
 spec = json.loads((folder / "spec.json").read_text())
 behaviour = spec["section"]["behaviour"]
-with Path("started").open("a") as file:
-    file.write("x")
+if behaviour.startswith("rank 0: "):
+    behaviour = behaviour.removeprefix("rank 0: ") if os.environ["RANK"] == "0" else "wait"
+    while os.environ["RANK"] == "0" and not Path("started").exists():
+        time.sleep(0.02)
 def stop(*_):
     print("Preempted: stopped on request", flush=True)
     raise SystemExit(75)
 signal.signal(signal.SIGTERM, stop)
+with Path("started").open("a") as file:
+    file.write("x")
 print("working", flush=True)
 if behaviour == "crash":
     raise RuntimeError("boom at step 3")
@@ -117,6 +122,26 @@ def test_a_crash_shows_the_end_of_the_log(world):
 def test_bad_input_is_one_line(world):
     with pytest.raises(DataError, match=r"^the file is empty; fill it$"):
         run_job(_spec("bad"))
+
+
+def test_one_rank_with_bad_input_is_not_hidden_by_the_others_that_were_told_to_stop(world, capfd):
+    with pytest.raises(DataError, match=r"^the file is empty; fill it$"):
+        run_job(_spec("rank 0: bad", world_size=2))
+    assert "Preempted: stopped on request" in capfd.readouterr().err, "the other rank was not told to stop"
+
+
+def test_one_rank_that_crashes_is_not_hidden_by_the_others_that_were_told_to_stop(world, capfd):
+    with pytest.raises(JobFailed, match=r"exit code 1[\s\S]*boom at step 3"):
+        run_job(_spec("rank 0: crash", world_size=2))
+    assert "Preempted: stopped on request" in capfd.readouterr().err, "the other rank was not told to stop"
+
+
+def test_two_ranks_and_their_launcher_stopped_together_were_preempted(world):
+    parent = _parent(world, _spec("wait", world_size=2))
+    _until(lambda: (world / "started").exists() and (world / "started").read_text() == "xx")
+    os.killpg(json.loads(next(world.rglob("process.json")).read_text())["pid"], signal.SIGTERM)
+    _, err = parent.communicate(timeout=60)
+    assert "Preempted: stopped on request" in err.splitlines()[-1], err
 
 
 def test_a_missing_input_is_told_before_anything_starts(world):
@@ -219,13 +244,17 @@ def test_a_job_keeps_the_memory_that_a_step_frees(tmp_path, monkeypatch):
         (75, "x\nPreempted: step 5\n", Preempted),
         (1, "RuntimeError: a rank\nPreempted: the others\n", JobFailed),
         (2, "DataError: empty\n", DataError),
+        (2, "DataError: empty\nPreempted: the others\n", DataError),
+        (75, "Preempted: step 5\nStorageError: of another rank\n", Preempted),
         (137, "killed\n", JobFailed),
         (None, "working\n", JobFailed),
     ],
 )
 def test_exit_codes_and_last_words_become_errors(tmp_path, code, log, error):
     (tmp_path / "job.log").write_text(log)
-    assert type(error_of(Status("ended", code), tmp_path, "s")) is error
+    told = error_of(Status("ended", code), tmp_path, "s")
+    assert type(told) is error
+    assert error is JobFailed or str(told) in ("step 5", "empty")
 
 
 def test_a_log_is_read_on_and_read_anew_when_it_is_begun_anew(tmp_path):

@@ -242,6 +242,14 @@ def test_a_stage_that_waits_for_another_one_can_be_stopped(repo, dvc_of_another_
     assert failures[0].retry
 
 
+def test_a_stage_told_to_stop_while_it_is_being_started_does_not_run(repo):
+    stage, lines = run(repo, "eight")
+    stage.stop()
+    with pytest.raises(StageFailed, match="killed by signal"):
+        stage.wait(lines.append)
+    assert (repo / "out").read_text() != "eight"
+
+
 def test_airflows_secrets_do_not_reach_a_stage(repo, monkeypatch):
     from pipeline_lib.orchestration.runner import stage_environment
 
