@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pipeline_lib.rewards.response import strip_fence
-from pipeline_lib.sandbox.client import Job
 from pipeline_lib.sandbox.limits import Limits
+from pipeline_lib.sandbox.pool import Job
 from pipeline_lib.types import Outcome, Problem, Verdict
 
 

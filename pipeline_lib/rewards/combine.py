@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,8 +21,8 @@ from pipeline_lib.rewards.general import verify_general
 from pipeline_lib.rewards.math_pool import MathPool
 from pipeline_lib.rewards.registry import Sample, ScoreSettings, reward_parts
 from pipeline_lib.rewards.response import THINK, AnswerExtractor, AnswerStyle
-from pipeline_lib.sandbox.client import Job, SandboxPool
 from pipeline_lib.sandbox.limits import Limits
+from pipeline_lib.sandbox.pool import Job, SandboxPool
 from pipeline_lib.types import Completion, Domain, Outcome, Problem, Reward, Verdict
 
 
@@ -52,7 +51,6 @@ class Scorer:
         code_style: AnswerStyle | None = None,
         think_prefilled: bool = False,
         limits: Limits | None = None,
-        math_seconds: float = 5.0,
         workers: int = 2,
         alarm_share: float = 0.05,
     ) -> None:
@@ -63,7 +61,6 @@ class Scorer:
             code_style: where a program stands, if elsewhere.
             think_prefilled: the chat template ends with the opening think tag, so the response does not begin with it.
             limits: bounds of one program.
-            math_seconds: deadline of one algebraic comparison.
             workers: sandboxes, and math processes, at most.
             alarm_share: masked share of a batch above which `counter` warns.
         """
@@ -73,7 +70,7 @@ class Scorer:
         self._extract_code = AnswerExtractor(code_style or answer_style)
         self._think_prefilled = think_prefilled
         self._limits = limits or Limits()
-        self._math = MathPool(workers, math_seconds)
+        self._math = MathPool(workers)
         self._sandbox: SandboxPool | None = None
         self._workers = workers
         self._starting = threading.Lock()
@@ -94,9 +91,7 @@ class Scorer:
         if self._sandbox is not None:
             self._sandbox.close()
 
-    def verify_batch(
-        self, problems: Sequence[Problem], responses: Sequence[str], deadline_seconds: float | None = None
-    ) -> list[Verdict]:
+    def verify_batch(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Verdict]:
         """A verdict per response, in order; counted in `counter`.
 
         Equal answers to the same problem are judged once.
@@ -104,9 +99,7 @@ class Scorer:
         Args:
             problems: the problem of each response (repeated for a group).
             responses: whole texts, tags included.
-            deadline_seconds: programs not begun by then are timeouts.
         """
-        started = time.monotonic()
         verdicts: dict[tuple[str, str | None], Verdict] = {}
         pending: dict[tuple[str, str | None], _Pending] = {}
         keys: list[tuple[str, str | None]] = []
@@ -125,8 +118,7 @@ class Scorer:
                 verdicts[key] = judged
             else:
                 pending[key] = _Pending(found.answer, judged)
-        left = None if deadline_seconds is None else max(0.0, deadline_seconds - (time.monotonic() - started))
-        verdicts.update(self._settle(pending, left))
+        verdicts.update(self._settle(pending))
         ordered = [verdicts[key] for key in keys]
         self.counter.add(ordered)
         return ordered
@@ -183,7 +175,7 @@ class Scorer:
         return judge_quickly(problem.answer, answer)
 
     def _settle(
-        self, pending: Mapping[tuple[str, str | None], _Pending], seconds: float | None
+        self, pending: Mapping[tuple[str, str | None], _Pending]
     ) -> dict[tuple[str, str | None], Verdict]:
         """Run programs and algebra side by side."""
         programs = {
@@ -194,7 +186,7 @@ class Scorer:
         }
         jobs = [job for _, job in programs.values()]
         formulas = [(question.gold, question.answer) for _, question in algebra.values()]
-        running = self._background.submit(self._programs().run_batch, jobs, seconds) if jobs else None
+        running = self._background.submit(self._programs().run_batch, jobs) if jobs else None
         comparisons = self._math.compare_batch(formulas) if formulas else []
         settled = {
             key: verdict_of(question, answer, comparison)

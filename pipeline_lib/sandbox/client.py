@@ -1,7 +1,7 @@
 """Run an untrusted program against tests and say what happened: the door to the sandbox (design §6).
 
-A `Sandbox` owns one fork server, started clean by exec, so a multi-threaded trainer is never forked. A `SandboxPool` owns a
-few and spreads a batch over them. Expected values stay in this process; what comes back is decoded by
+A `Sandbox` owns one fork server, started clean by exec, so a multi-threaded trainer is never forked. `pool` spreads a batch
+over a few. Expected values stay in this process; what comes back is decoded by
 `codec`, never unpickled or evaluated.
 
 Who is to blame decides the outcome. A program that crashes, loops, sleeps or returns rubbish is WRONG. A machine that gave it
@@ -13,7 +13,6 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import queue
 import select
 import socket
 import subprocess
@@ -21,8 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -60,16 +58,6 @@ class _ServerLost(Interrupted):
 
     def __init__(self, why: str) -> None:
         super().__init__(Verdict(Outcome.TIMEOUT, detail=f"sandbox: {why}"))
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One program and its tests."""
-
-    program: str
-    entry_point: str
-    tests: tuple[str, ...]
-    limits: Limits = field(default_factory=Limits)
 
 
 class Sandbox:
@@ -267,47 +255,6 @@ def _sealed(message: dict[str, Any]) -> int:
     codec.write_frame(fd, message)
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
-
-
-class SandboxPool:
-    """A few sandboxes that share a batch. Use as a context manager; `run_batch` may be called from any thread."""
-
-    def __init__(self, workers: int = 2) -> None:
-        if workers < 1:
-            raise ValueError(f"workers = {workers}: must be at least 1")
-        self._free: queue.Queue[Sandbox] = queue.Queue()
-        self._sandboxes = [Sandbox() for _ in range(workers)]
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
-
-    def __enter__(self) -> SandboxPool:
-        for sandbox in self._sandboxes:
-            self._free.put(sandbox.__enter__())
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop every fork server."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
-        for sandbox in self._sandboxes:
-            sandbox.close()
-
-    def run_batch(self, jobs: Sequence[Job], deadline_seconds: float | None = None) -> list[Verdict]:
-        """A verdict per job, in order. A job that has not begun when the deadline passes is a TIMEOUT."""
-        until = None if deadline_seconds is None else time.monotonic() + deadline_seconds
-        return list(self._threads.map(lambda job: self._run(job, until), jobs))
-
-    def _run(self, job: Job, until: float | None) -> Verdict:
-        if until is not None and time.monotonic() >= until:
-            return Verdict(Outcome.TIMEOUT, detail="the batch ran out of time before this program began")
-        sandbox = self._free.get()
-        try:
-            return sandbox.run_tests(job.program, job.entry_point, job.tests, job.limits)
-        finally:
-            self._free.put(sandbox)
 
 
 _shared: dict[int, Sandbox] = {}

@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from pipeline_lib.errors import ConfigError
-from pipeline_lib.rewards import combine
 from pipeline_lib.rewards.combine import Scorer, without_time
 from pipeline_lib.rewards.counter import VerdictCounter
 from pipeline_lib.rewards.overlong import overlong_penalty
@@ -165,23 +163,6 @@ def test_programs_and_algebra_are_settled_in_one_batch(scorer: Scorer) -> None:
     )
     assert [v.outcome for v in verdicts] == [Outcome.CORRECT, Outcome.CORRECT, Outcome.WRONG, Outcome.WRONG]
     assert [v.extracted for v in verdicts] == answers
-
-
-def test_a_deadline_that_has_passed_is_a_timeout_of_programs(scorer: Scorer) -> None:
-    text = "<answer>def f(x):\n return x + 1</answer>"
-    (late,) = scorer.verify_batch([CODE], [text], deadline_seconds=0.0)
-    assert late.outcome is Outcome.TIMEOUT
-    (timely,) = scorer.verify_batch([CODE], [text], deadline_seconds=60.0)
-    assert timely.outcome is Outcome.CORRECT
-
-
-def test_what_reading_took_is_taken_off_the_deadline(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, seen = iter([100.0, 130.0, 200.0, 290.0]), []
-    monkeypatch.setattr(combine, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    monkeypatch.setattr(Scorer, "_settle", lambda _self, _pending, seconds: seen.append(seconds) or {})
-    for _ in range(2):
-        scorer.verify_batch([MATH], ["no answer"], deadline_seconds=60.0)
-    assert seen == [30.0, 0.0]
 
 
 def test_code_has_its_own_style_limits_and_fence() -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from pipeline_lib.errors import ConfigError
-from pipeline_lib.sandbox.client import Job, Sandbox, SandboxPool, run_tests
+from pipeline_lib.sandbox.client import Sandbox, run_tests
 from pipeline_lib.sandbox.limits import Limits
+from pipeline_lib.sandbox.pool import Job, SandboxPool
 from pipeline_lib.sandbox.split import plan_tests
 from pipeline_lib.types import Outcome, Verdict
 
@@ -135,9 +136,7 @@ def test_pool_keeps_order_and_works_from_threads() -> None:
         thread.start()
         mine = [verdict.outcome for verdict in pool.run_batch(jobs)]
         thread.join()
-        late = pool.run_batch(jobs, deadline_seconds=0.0)
     assert mine == results[0] == [Outcome.CORRECT if i == 3 else Outcome.WRONG for i in range(8)]
-    assert {verdict.outcome for verdict in late} == {Outcome.TIMEOUT}
 
 
 def test_module_level_function() -> None:
