@@ -280,6 +280,7 @@ def update_metrics(stats: UpdateStats) -> Row:
         "trained_tokens": float(stats.trained_tokens),
         "logprob_diff_max": stats.agreement.largest,
         "logprob_diff_mean": stats.agreement.mean,
+        "logprobs_compared": float(stats.agreement.tokens),
     }
 
 

@@ -1,7 +1,7 @@
-"""Cutting a batch into micro-batches by token budget, similar lengths together (design §7).
+"""Cutting a rollout into minibatches, and those into micro-batches by token budget, similar lengths together (design §7).
 
-The cut changes memory and speed only: losses are sums over whole-batch totals, so the gradient is the same
-whatever the budget (tests/invariants).
+A minibatch is one optimizer step. The cut into micro-batches changes memory and speed only: losses are sums over the
+minibatch's totals, so the gradient is the same whatever the budget (tests/invariants).
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline_lib.training.packing import Tree
+from pipeline_lib.training.rollout_step import Group
+from pipeline_lib.types import Domain
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,17 @@ class Branch:
 
     tree: Tree
     rows: tuple[int, ...]
+
+
+def minibatches(groups: Sequence[Group], count: int) -> list[list[Group]]:
+    """This rank's groups in `count` parts, each with its share of the general ones and of the others, in order.
+
+    Rank r of n holds every n-th problem of the rollout from r on. Parts of neighbours therefore hold the same problems
+    on any number of ranks, as long as these hold equally many.
+    """
+    general = [group for group in groups if group.problem.domain is Domain.GENERAL]
+    others = [group for group in groups if group.problem.domain is not Domain.GENERAL]
+    return [_part(others, index, count) + _part(general, index, count) for index in range(count)]
 
 
 def cut(branches: Sequence[Branch], budget: int, *, by_length: bool = True) -> list[list[Branch]]:
@@ -38,6 +51,10 @@ def cut(branches: Sequence[Branch], budget: int, *, by_length: bool = True) -> l
         batches[-1].append(part)
         room -= part.tree.tokens
     return batches
+
+
+def _part(groups: list[Group], index: int, count: int) -> list[Group]:
+    return groups[len(groups) * index // count : len(groups) * (index + 1) // count]
 
 
 def _split(branch: Branch, budget: int, by_length: bool) -> list[Branch]:

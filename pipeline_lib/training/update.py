@@ -4,7 +4,8 @@
 
 What is skipped is skipped exactly: a masked sample has no part in any sum, a group of equal rewards has zero
 advantages and, without a KL term, a zero gradient. The totals that losses are divided by are those of the
-minibatch over all ranks, so neither the cut into micro-batches nor the number of ranks changes the gradient.
+minibatch over all ranks, so neither the cut into micro-batches nor the number of ranks changes the gradient of the
+same samples.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pipeline_lib.errors import NonFiniteError
 from pipeline_lib.training.agreement import Agreement, measure_agreement
 from pipeline_lib.training.critic import Critic, Estimate
 from pipeline_lib.training.distributed import Engine, World
-from pipeline_lib.training.microbatch import Branch, cut
+from pipeline_lib.training.microbatch import Branch, cut, minibatches
 from pipeline_lib.training.packing import PackedTrees, Tree
 from pipeline_lib.training.policy import Policy, Switches, logprobs_of, pack_for
 from pipeline_lib.training.rollout_step import Group, reward_matrix
@@ -116,7 +117,7 @@ class PolicyTrainer:
 
         Raises NonFiniteError naming problem and sample when a log-probability is NaN or infinite.
         """
-        parts = [list(groups[start :: self.params.minibatches]) for start in range(self.params.minibatches)]
+        parts = minibatches(groups, self.params.minibatches)
         prepared = [self._prepare(part) for part in parts]
         for index, (micros, _) in enumerate(prepared):
             if index > 0 or not self.switches.reuse_forward:
@@ -128,9 +129,7 @@ class PolicyTrainer:
         for index, (micros, totals) in enumerate(prepared):
             count = self.world.max(len(micros))
             if count:
-                self._optimize(
-                    parts[index], micros, totals, count, learning_rate, tally, on_policy=index == 0
-                )
+                self._optimize(parts[index], micros, totals, count, learning_rate, tally)
         return tally.finish(self.world)
 
     @staticmethod
@@ -217,8 +216,6 @@ class PolicyTrainer:
         count: int,
         learning_rate: float,
         tally: _Tally,
-        *,
-        on_policy: bool,
     ) -> None:
         """One optimizer step over `count` micro-batches, the same number on every rank."""
         for index in range(count):
@@ -248,9 +245,7 @@ class PolicyTrainer:
                 self.critic.backward(micro.packed, micro.estimate, totals, last=last)
             tokens = int(micro.packed.mask_BT.sum())
             tally.add(float(result.loss.detach()), int(result.clipped_tokens), float(result.kl_sum), tokens)
-            if on_policy:
-                mask = micro.packed.mask_BT
-                tally.differences.append((old_BT - micro.sampler_BT)[mask].abs())
+            tally.differences.append((old_BT - micro.sampler_BT)[micro.packed.mask_BT].abs())
         norm = self.engine.step(learning_rate)
         if self.critic is not None:
             self.critic.engine.step(learning_rate)

@@ -19,16 +19,23 @@ REWARDS = [[1.1, 0.0, 0.1, 0.0], [0.1, 0.1, 0.1, 0.1], [1.0, None, 0.0, 1.1], [0
 FILE = Path(__file__).parent / "trajectories.json"
 
 
-def trajectory(algorithm: str) -> list[list[float]]:
+SETTINGS = {
+    **{name: {"algorithm": name} for name in ("grpo", "dapo", "dr_grpo", "reinforce", "ppo")},
+    "grpo of the lesson": {"algorithm": "grpo", "clip_high": 0.2, "kl_estimator": "k1"},
+    "grpo of v2": {"algorithm": "grpo", "clip_low": 10.0, "clip_high": 10.0},
+}
+
+
+def trajectory(name: str) -> list[list[float]]:
     """[loss, gradient norm, KL, clip share] of three rollouts of two minibatches each."""
-    params = grpo_params(
-        algorithm=algorithm,
-        minibatches=2,
-        kl_coef=0.02,
-        clip_high=0.28,
-        learning_rate=5e-3,
-        importance_cap=1.1,
-    )
+    plain = {
+        "minibatches": 2,
+        "kl_coef": 0.02,
+        "clip_high": 0.28,
+        "learning_rate": 5e-3,
+        "importance_cap": 1.1,
+    }
+    params = grpo_params(**{**plain, **SETTINGS[name]})
     model = tiny_model()
     trainer = PolicyTrainer(model, params, engine_params(), join_world(engine_params()), Switches())
     rows = []
@@ -38,10 +45,10 @@ def trajectory(algorithm: str) -> list[list[float]]:
     return rows
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "dapo", "dr_grpo", "reinforce", "ppo"])
-def test_trajectory(algorithm):
-    pinned = json.loads(FILE.read_text())["cpu-float32"][algorithm]
-    (found_rows,) = on_ranks(1, lambda: trajectory(algorithm))
+@pytest.mark.parametrize("name", SETTINGS)
+def test_trajectory(name):
+    pinned = json.loads(FILE.read_text())["cpu-float32"][name]
+    (found_rows,) = on_ranks(1, lambda: trajectory(name))
     for found, wanted in zip(found_rows, pinned, strict=True):
         assert found == pytest.approx(wanted, rel=2e-3, abs=2e-5)
 

@@ -146,9 +146,9 @@ def test_sampler_and_trainer_agree_to_rounding(baseline):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
-def test_two_ranks_train_like_one(algorithm):
-    params = grpo_params(algorithm=algorithm, kl_coef=0.01, minibatches=1)
+@pytest.mark.parametrize(("algorithm", "minibatches"), [("grpo", 1), ("grpo", 2), ("ppo", 1), ("ppo", 2)])
+def test_two_ranks_train_like_one(algorithm, minibatches):
+    params = grpo_params(algorithm=algorithm, kl_coef=0.01, minibatches=minibatches)
     (alone,) = on_ranks(1, lambda: _updates(params, rounds=2))
     together = on_ranks(2, lambda: _updates(params, rounds=2))
     for stats, gradient, weights in together:
