@@ -21,6 +21,7 @@ from pipeline_lib.errors import DataError
 from pipeline_lib.storage.atomic import disk_full_error
 from pipeline_lib.storage.hash import hash_file
 from pipeline_lib.training.distributed import Engine, World
+from pipeline_lib.training.only_tensors import only_tensors
 
 KEEP = 2
 MANIFEST = "manifest.json"
@@ -70,15 +71,20 @@ class CheckpointStore:
         self.world.barrier()
 
     def load(self, engines: Mapping[str, Engine]) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """Restore the newest sound checkpoint: (state, tensors), or None when there is none."""
+        """Restore the newest sound checkpoint: (state, tensors), or None when there is none.
+
+        DataError where a file of it holds more than tensors and plain values.
+        """
         chosen = self.world.gather(self._newest_sound() if self.world.is_first else None)[0]
         if chosen is None:
             return None
-        for name, engine in engines.items():
-            engine.load(chosen / name)
-        torch.set_rng_state(torch.load(chosen / f"rank-{self.world.rank}.pt", weights_only=True)["torch"])
-        state = json.loads((chosen / "state.json").read_text(encoding="utf-8"))
-        return state, torch.load(chosen / "tensors.pt", weights_only=True)
+        with only_tensors(chosen):
+            for name, engine in engines.items():
+                engine.load(chosen / name)
+            random = torch.load(chosen / f"rank-{self.world.rank}.pt", weights_only=True)["torch"]
+            tensors = torch.load(chosen / "tensors.pt", weights_only=True)
+        torch.set_rng_state(random)
+        return json.loads((chosen / "state.json").read_text(encoding="utf-8")), tensors
 
     def _steps(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))

@@ -230,7 +230,7 @@ class Engine:
         self.deepspeed.save_checkpoint(str(folder), tag="engine", save_latest=False)
 
     def load(self, folder: Path) -> None:
-        """Restore what `save` wrote. Every rank calls it."""
+        """Restore what `save` wrote. Every rank calls it, inside `only_tensors`."""
         path, _ = self.deepspeed.load_checkpoint(str(folder), tag="engine")
         if path is None:
             raise FileNotFoundError(f"{folder}: no DeepSpeed checkpoint")
