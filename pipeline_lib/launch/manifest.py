@@ -25,8 +25,12 @@ KEPT_SECONDS = 24 * 3600
 """An ended Job stays for a day, for people to look at."""
 FIRST_PORT, PORTS = 10000, 20000
 """Rank 0 listens at a port below the ephemeral range, by the job's name: two jobs on one node's network differ."""
-OURS = ("containers", "restartPolicy", "subdomain", "terminationGracePeriodSeconds", "volumes")
-"""Of a pod's spec: not to be given in `engine.kubernetes.pod`."""
+POD_FIELDS = frozenset({
+    "affinity", "dnsConfig", "dnsPolicy", "hostAliases", "hostNetwork", "imagePullSecrets", "nodeSelector",
+    "preemptionPolicy", "priority", "priorityClassName", "resourceClaims", "runtimeClassName", "schedulerName",
+    "securityContext", "tolerations", "topologySpreadConstraints",
+})  # fmt: skip
+"""Of a pod's spec: what `engine.kubernetes.pod` may say. No more containers, and nothing of the node but its network."""
 NAME_LIMIT = 57
 """A pod's host name is the Job's name and `-<index>`; a host name has at most 63 characters."""
 
@@ -169,9 +173,11 @@ def _check(job: Job, asked: KubernetesParams) -> None:
             asked.volumes,
             f"no volume holds the worktree {job.root}; name the claim that is mounted here, and where",
         )
-    if given := sorted(set(asked.pod) & set(OURS)):
+    if given := sorted(set(asked.pod) - POD_FIELDS):
         raise ConfigError(
-            f"engine.kubernetes.pod.{given[0]}", asked.pod[given[0]], "is the launcher's; leave it out"
+            f"engine.kubernetes.pod.{given[0]}",
+            asked.pod[given[0]],
+            f"is not a parameter's to set; leave it out (there are {', '.join(sorted(POD_FIELDS))})",
         )
     if 0 < job.time_limit_minutes * 60 <= job.grace_seconds:
         raise ConfigError(

@@ -11,9 +11,15 @@ from pipeline_lib.params._base import Fraction, Name, PositiveFloat, PositiveInt
 
 _WORD = r"^[^\s'\"\\]*$"
 """One word of a script's header: a line break in it would be a line of the script, a space another option."""
-_OURS = ("job-name", "chdir", "output", "error", "input", "open-mode", "wrap")
-"""sbatch options that the launcher sets, or that would let a job's own output be written anywhere."""
-_OURS_SHORT = "JDoei"
+_SBATCH = frozenset(
+    "acctg-freq bb begin cluster-constraint comment constraint contiguous core-spec cores-per-socket "
+    "cpu-freq cpus-per-gpu cpus-per-task dependency distribution exclude exclusive extra-node-info gpu-bind gpu-freq "
+    "gres gres-flags hint hold licenses mail-type mem mem-bind mem-per-cpu mem-per-gpu mincpus network nice nodelist "
+    "oversubscribe prefer priority qos reservation sockets-per-node spread-job switches thread-spec "
+    "threads-per-core time-min tmp tres-bind tres-per-task use-min-nodes wckey".split()
+)
+"""sbatch options that say where and when a job runs. The launcher sets others itself, and some would let whoever
+triggers a run write files (output), run the job as somebody else (uid) or more than once (array)."""
 
 
 class RunParams(StrictModel):
@@ -116,24 +122,20 @@ class SlurmParams(StrictModel):
     )
     options: list[str] = Field(
         default_factory=list,
-        description="More sbatch options, as in a script, one word each: ['--exclusive', '--constraint=h100'].",
+        description="More sbatch options, one long word each: ['--exclusive', '--constraint=h100'].",
     )
 
     @field_validator("options")
     @classmethod
     def _are_options_of_the_user(cls, options: list[str]) -> list[str]:
         for option in options:
-            name = option.removeprefix("--").partition("=")[0]
-            if not re.fullmatch(r"--?[A-Za-z][^\s'\"\\]*", option):
-                raise ValueError(f"{option!r} is not one option in one word, like '--constraint=h100'")
-            # sbatch takes any beginning of a long name for it.
-            ours = (
-                any(o.startswith(name) for o in _OURS)
-                if option.startswith("--")
-                else option[1] in _OURS_SHORT
-            )
-            if ours:
-                raise ValueError(f"{option!r} is the launcher's own to set; leave it out")
+            if not re.fullmatch(r"--[a-z][^\s'\"\\]*", option):
+                raise ValueError(f"{option!r} is not one long option in one word, like '--constraint=h100'")
+            if option[2:].partition("=")[0] not in _SBATCH:
+                raise ValueError(
+                    f"{option!r} is not an option that a parameter may give ({', '.join(sorted(_SBATCH))}); "
+                    "set it where the launcher runs, as an SBATCH_… variable"
+                )
         return options
 
 

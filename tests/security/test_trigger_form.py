@@ -310,6 +310,23 @@ OVERRIDES: tuple[Mapping[str, Any], ...] = (
             "-D/",
             "--chdir=/",
             "--wrap=id",
+            "-Qo/tmp/owned",
+            "-HD/",
+            "-a0-9",
+            "--array=0-9",
+            "--arr=0-9",
+            "--uid=0",
+            "--gid=0",
+            "--get-user-env",
+            "--export=LD_PRELOAD=/tmp/x.so",
+            "--export-file=/etc/passwd",
+            "--error=/x",
+            "--input=/etc/shadow",
+            "--bbf=/etc/passwd",
+            "--container=/x",
+            "--mail-user=x@example.com",
+            "--clusters=other",
+            "--no-requeue",
             "x",
             "",
         )
@@ -331,7 +348,7 @@ def test_overrides_are_parameters_or_refused() -> None:
 
     build(
         {
-            "engine.slurm.options": ["--exclusive", "--constraint=h100", "-pdebug"],
+            "engine.slurm.options": ["--exclusive", "--constraint=h100", "--qos=high"],
             "engine.slurm.partition": "gpu",
         }
     )

@@ -30,6 +30,7 @@ from pipeline_lib.rollout.servers.local import LocalServer
 from pipeline_lib.rollout.servers.placement import deal, servers_of_rank
 from pipeline_lib.rollout.servers.pool import Place, ServerPool
 from pipeline_lib.rollout.servers.weights import DirectoryFiles, MemoryFiles, WeightFiles
+from pipeline_lib.storage.allowed import require_allowed, require_allowed_servers
 from pipeline_lib.rollout.vllm_generator import end_ids, require_positions, require_room
 from pipeline_lib.types import Completion, SamplingParams
 
@@ -61,8 +62,9 @@ class ServersGenerator:
         self.weight_version = weight_version
         self._tokenizer, self._ends = tokenizer, list(ends)
         self._max_model_len, self._silence = engine.vllm.max_model_len, engine.servers.silence_seconds
+        require_allowed_servers(engine.servers.addresses)
         self._files: WeightFiles = (
-            DirectoryFiles(Path(engine.servers.weights_dir), rank)
+            DirectoryFiles(require_allowed(Path(engine.servers.weights_dir)), rank)
             if engine.servers.addresses
             else MemoryFiles()
         )

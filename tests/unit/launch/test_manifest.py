@@ -92,7 +92,7 @@ def test_every_rule_has_its_meaning(tmp_path):
     assert "onPodConditions" in rules[0]
 
 
-@pytest.mark.parametrize("field", ["containers", "volumes", "subdomain"])
-def test_what_the_launcher_needs_is_not_to_be_given(tmp_path, field):
+@pytest.mark.parametrize("field", ["containers", "volumes", "subdomain", "initContainers", "hostPID"])
+def test_only_where_a_pod_runs_is_to_be_given(tmp_path, field):
     with pytest.raises(ConfigError, match=rf"engine\.kubernetes\.pod\.{field}"):
         job_manifest(_job(tmp_path), _asked(tmp_path, pod={field: []}))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from pipeline_lib.data.microworld.vocabulary import build_tokenizer
-from pipeline_lib.errors import NonFiniteError, WeightVersionMismatch
+from pipeline_lib.errors import ConfigError, DataError, NonFiniteError, WeightVersionMismatch
+from pipeline_lib.params.engine import ServersParams
 from pipeline_lib.rollout.servers.client import Sample
 from pipeline_lib.rollout.servers.generator import ServersGenerator
+from tests.unit.training.tiny import engine_params
 
 
 @pytest.fixture
@@ -36,3 +38,33 @@ def test_a_token_of_other_weights_is_an_error(at_version_3, versions) -> None:
 def test_a_logprob_that_is_not_finite_names_the_problem(at_version_3) -> None:
     with pytest.raises(NonFiniteError, match="problem p"):
         at_version_3._completions([Sample((5, 1), (-0.5, None), "stop", ("3",))], [7], "p")
+
+
+def _open(address: str, weights: str) -> ServersGenerator:
+    servers = ServersParams(addresses=[address], weights_dir=weights, start_seconds=1.0)
+    return ServersGenerator(
+        engine_params(rollout="vllm_servers", servers=servers),
+        build_tokenizer(),
+        config={"max_position_embeddings": 4096},
+        ends=[1],
+        weight_version=0,
+    )
+
+
+def test_where_others_trigger_runs_they_name_no_server_and_no_directory_of_their_own(
+    tmp_path, monkeypatch
+) -> None:
+    """The server would be sent the weights and VLLM_API_KEY; in the directory files would be written and removed."""
+    allowed, other = tmp_path / "allowed", tmp_path / "other"
+    for folder in (allowed, other):
+        folder.mkdir()
+        (folder / "rollout-weights-0-1.safetensors").touch()
+    monkeypatch.setenv("R1_ALLOWED_DIRS", str(allowed))
+    with pytest.raises(ConfigError, match=r"engine\.servers\.addresses = '127.0.0.1:9'.*R1_ROLLOUT_SERVERS"):
+        _open("127.0.0.1:9", str(allowed))
+    monkeypatch.setenv("R1_ROLLOUT_SERVERS", "10.0.0.7:8001, 127.0.0.1:9")
+    with pytest.raises(DataError, match="outside the directories that parameters may name"):
+        _open("127.0.0.1:9", str(other))
+    assert list(other.iterdir())
+    _open("127.0.0.1:9", str(allowed)).close()
+    assert not list(allowed.iterdir())
