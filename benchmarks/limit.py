@@ -110,6 +110,24 @@ def training_products(setting: Setting) -> Counter[Product]:
     return forward + backward_of(forward)
 
 
+def sampling_products(lm: Any, groups: list[Any]) -> Counter[Product]:
+    """Every step's linear layers for the rows that still sample, and their attention over a cache without padding."""
+    heads, kv_heads = lm.config.num_attention_heads, lm.config.num_key_value_heads
+    width = getattr(lm.config, "head_dim", None) or lm.config.hidden_size // heads
+    cached: dict[int, list[int]] = {}
+    for completion in (c for group in groups for c in group.completions):
+        for position in range(len(completion.token_ids)):
+            cached.setdefault(position, []).append(len(completion.prompt_ids) + position)
+    products: Counter[Product] = Counter()
+    for lengths in cached.values():
+        rows, mean = len(lengths), round(sum(lengths) / len(lengths))
+        products += linear_products(lm, rows)
+        products[(1, rows, lm.config.hidden_size, lm.config.vocab_size)] += 1
+        for shape in ((width, mean), (mean, width)):
+            products[(rows * kv_heads, heads // kv_heads, *shape)] += lm.config.num_hidden_layers
+    return products
+
+
 def seconds_of(products: Counter[Product], rounds: int) -> tuple[float, float]:
     """(seconds, GFLOP) of the products, each timed alone, once warm."""
     import torch
@@ -151,14 +169,7 @@ def _training(setting: Setting, rounds: int) -> tuple[list[object], str]:
 
 def _sampling(setting: Setting, rounds: int) -> tuple[list[object], str]:
     lm = setting.trainer.lm
-    active: Counter[int] = Counter()
-    for completion in (c for group in setting.groups for c in group.completions):
-        for position in range(len(completion.token_ids)):
-            active[position] += 1
-    products: Counter[Product] = Counter()
-    for rows in active.values():
-        products += linear_products(lm, rows)
-        products[(1, rows, lm.config.hidden_size, lm.config.vocab_size)] += 1
+    products = sampling_products(lm, setting.groups)
     limits, times = [], []
     tokens, flop = 0, 0.0
     for _ in range(rounds):

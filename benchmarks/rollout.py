@@ -1,39 +1,64 @@
-"""Tokens a second of every way to sample on this machine: which rollout engine should be the default?
+"""Every way to sample on this machine's processor: which rollout engine should be the default there?
 
-`python -m benchmarks.rollout --model assets/micro/base --rows 256 --new-tokens 100 --repeats 5 --threads 2`
-
-Alternates the samplers (A B C A B C …) on the same prompts, 16 samples a prompt, T = 1, and prints the median
-with minimum and maximum, per wall second and per CPU second (the second is what remains comparable when other
-work shares the cores). Every sampler must also return the log-probabilities of what it sampled, as training
-needs them. Only sampled tokens up to and including the end of sequence are counted. `--samplers` picks among
-torch, generate-dynamic, generate-static, continuous, vllm.
+Each sampler lives in a process of its own, for vLLM changes the threads and the allocator of its process, and they take turns on
+the same prompts. Every sampler also returns the log-probabilities of what it sampled, as training needs them. Only sampled
+tokens up to and including the end of sequence are counted.
 """
 
 from __future__ import annotations
 
-import argparse
-import platform
-import statistics
+import multiprocessing
+import os
+import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-GROUP = 16
-SAMPLERS = ("torch", "generate-dynamic", "generate-static", "continuous", "vllm")
+from benchmarks._bench import Bench, Benchmark
+from benchmarks._measure import ratio_of_pairs, spread, table
+
+THREADS = 2
+SAMPLERS = {
+    "torch": "`torch`: this project's loop",
+    "generate-dynamic": "transformers `generate`, dynamic cache",
+    "generate-static": "transformers `generate`, static cache",
+    "continuous": "transformers continuous batching",
+    "vllm-nobind": "vLLM, threads where the kernel puts them",
+    "vllm-bound": "vLLM, threads bound to all cores",
+}
+START_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What every sampler is asked for."""
+
+    title: str
+    model: str
+    prompts: int
+    group: int
+    new_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What every sampler is asked for."""
+    """The same with token ids."""
 
     prompts: list[list[int]]
+    group: int
     new_tokens: int
     ends: tuple[int, ...]
 
+    @property
+    def rows(self) -> list[list[int]]:
+        """Every prompt once a sample."""
+        return [prompt for prompt in self.prompts for _ in range(self.group)]
 
-def _workload(model: Any, tokenizer: Any, rows: int, new_tokens: int) -> Workload:
+
+def _workload(model: Any, tokenizer: Any, case: Case) -> Workload:
     import random
 
     from pipeline_lib.modeling import end_token_ids, render_prompt
@@ -42,16 +67,16 @@ def _workload(model: Any, tokenizer: Any, rows: int, new_tokens: int) -> Workloa
     texts = [
         " ".join(f"{chance.randrange(2, 99)} {chance.choice('+-*')}" for _ in range(chance.randrange(3, 7)))
         + f" {chance.randrange(2, 99)} = ?"
-        for _ in range(rows // GROUP)
+        for _ in range(case.prompts)
     ]
     prompts = [render_prompt(tokenizer, text) for text in texts]
-    return Workload(prompts, new_tokens, end_token_ids(model, tokenizer))
+    return Workload(prompts, case.group, case.new_tokens, end_token_ids(model, tokenizer))
 
 
 def _ours(generator: Any, load: Workload) -> Callable[[], int]:
     from pipeline_lib.types import SamplingParams
 
-    sampling = SamplingParams(n=GROUP, max_new_tokens=load.new_tokens)
+    sampling = SamplingParams(n=load.group, max_new_tokens=load.new_tokens)
     ids = [str(index) for index in range(len(load.prompts))]
 
     def run() -> int:
@@ -65,7 +90,7 @@ def _generate(model: Any, load: Workload, cache: str) -> Callable[[], int]:
     import torch
 
     width = max(map(len, load.prompts))
-    rows = [prompt for prompt in load.prompts for _ in range(GROUP)]
+    rows = load.rows
     pad = load.ends[0]
     ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in rows])
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in rows])
@@ -105,7 +130,7 @@ def _continuous(model: Any, load: Workload) -> Callable[[], int]:
         eos_token_id=list(load.ends),
         pad_token_id=load.ends[0],
     )
-    rows = [prompt for prompt in load.prompts for _ in range(GROUP)]
+    rows = load.rows
     block = 32
     blocks = len(rows) * -(-(max(map(len, rows)) + load.new_tokens) // block)
     batching = ContinuousBatchingConfig(  # left alone, it takes most of the machine's memory for its cache
@@ -120,11 +145,7 @@ def _continuous(model: Any, load: Workload) -> Callable[[], int]:
     return run
 
 
-def _build(
-    name: str, args: argparse.Namespace, model: Any, tokenizer: Any, load: Workload
-) -> Callable[[], int]:
-    from pipeline_lib.modeling import load_model
-
+def _build(name: str, path: str, model: Any, tokenizer: Any, load: Workload) -> Callable[[], int]:
     if name == "torch":
         from pipeline_lib.rollout.torch_generator import TorchGenerator
 
@@ -132,7 +153,7 @@ def _build(
     if name.startswith("generate-"):
         return _generate(model, load, name.removeprefix("generate-"))
     if name == "continuous":
-        return _continuous(load_model(args.model), load)
+        return _continuous(model, load)
     from pipeline_lib.params import EngineParams
     from pipeline_lib.rollout.vllm_generator import VllmGenerator
 
@@ -143,60 +164,92 @@ def _build(
             "zero_stage": 0,
             "dtype": "float32",
             "offload": "none",
-            "threads": args.threads,
+            "threads": THREADS,
             "launcher": "local",
             "vllm": {
                 "kv_cache_gib": 1.0,
                 "gpu_memory_utilization": 0.4,
                 "enforce_eager": True,
-                "max_model_len": max(map(len, load.prompts)) + args.new_tokens,
+                "max_model_len": max(map(len, load.prompts)) + load.new_tokens,
             },
         }
     )
-    return _ours(VllmGenerator(engine, Path(args.model), tokenizer), load)
+    return _ours(VllmGenerator(engine, Path(path), tokenizer), load)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="assets/micro/base")
-    parser.add_argument("--rows", type=int, default=256)
-    parser.add_argument("--new-tokens", type=int, default=100)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS))
-    args = parser.parse_args()
-
+def _serve(turns: Connection, name: str, case: Case) -> None:
+    """A sampler's process: sample once a turn; tell tokens, seconds and the most memory so far (MiB)."""
+    os.environ["OMP_NUM_THREADS"] = str(THREADS)
+    if name == "vllm-bound":
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{(os.cpu_count() or 1) - 1}"
     import torch
 
     from pipeline_lib.modeling import load_model, load_tokenizer
 
-    torch.set_num_threads(args.threads)
-    model, tokenizer = load_model(args.model), load_tokenizer(args.model)
-    load = _workload(model, tokenizer, args.rows, args.new_tokens)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    print(
-        f"{platform.machine()}, {args.threads} threads, torch {torch.__version__}; {args.model}: {parameters:,} parameters"
+    torch.set_num_threads(THREADS)
+    model, tokenizer = load_model(case.model), load_tokenizer(case.model)
+    run = _build(name, case.model, model, tokenizer, _workload(model, tokenizer, case))
+    run()  # the first one warms up
+    turns.send(None)
+    while turns.recv():
+        began = time.perf_counter()
+        tokens = run()
+        seconds = time.perf_counter() - began
+        turns.send((tokens, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+
+
+def _measure(case: Case, rounds: int) -> str:
+    context = multiprocessing.get_context("spawn")
+    turns: dict[str, Connection] = {}
+    processes = []
+    try:
+        for name in SAMPLERS:  # one starts after the other has warmed up
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, name, case), daemon=True)
+            process.start()
+            processes.append(process)
+            theirs.close()
+            if not ours.poll(START_SECONDS):
+                raise RuntimeError(f"rollout: {name} did not start within {START_SECONDS:.0f} s")
+            ours.recv()
+            turns[name] = ours
+        rates: dict[str, list[float]] = {name: [] for name in SAMPLERS}
+        memory: dict[str, float] = {}
+        for _ in range(rounds):
+            for name, turn in turns.items():
+                turn.send(True)
+                tokens, seconds, memory[name] = turn.recv()
+                rates[name].append(tokens / seconds)
+        for turn in turns.values():
+            turn.send(False)
+    except EOFError:
+        raise RuntimeError("rollout: a sampler's process ended; its last words are above") from None
+    finally:
+        for process in processes:
+            process.terminate() if process.exitcode is None else None
+            process.join()
+    rows = [
+        [
+            label,
+            spread(rates[name]).show(0),
+            "" if name == "torch" else ratio_of_pairs(rates["torch"], rates[name]).show(1) + "×",
+            f"{memory[name]:,.0f} MiB",
+        ]
+        for name, label in SAMPLERS.items()
+    ]
+    text = table(["sampler", "tokens/s", "`torch` is faster by", "memory at most"], rows)
+    return (
+        f"**{case.title}**, {case.prompts} prompts × G {case.group}, at most {case.new_tokens} new tokens, T 1, "
+        f"{THREADS} threads, float32.\n\n{text}"
     )
-    print(f"{args.rows} rows, at most {args.new_tokens} new tokens, {args.repeats} repeats\n")
-    runs = {name: _build(name, args, model, tokenizer, load) for name in args.samplers}
-    wall: dict[str, list[float]] = {name: [] for name in runs}
-    cpu: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(args.repeats + 1):  # the first round warms up
-        for name, run in runs.items():
-            clock, process = time.perf_counter(), time.process_time()
-            tokens = run()
-            if repeat:
-                wall[name].append(tokens / (time.perf_counter() - clock))
-                cpu[name].append(tokens / (time.process_time() - process))
-    print("| sampler | tokens/s: median (min-max) | tokens per CPU second |\n|---|---|---|")
-    for name in runs:
-        rates = wall[name]
-        print(
-            f"| {name} | {statistics.median(rates):,.0f} ({min(rates):,.0f}-{max(rates):,.0f}) | {statistics.median(cpu[name]):,.0f} |"
-        )
 
 
-if __name__ == "__main__":
-    main()
+def _run(bench: Bench) -> str:
+    micro = Case("Micro base (0.68M parameters)", "assets/micro/base", 16, 16, 100)
+    if bench.quick:
+        return _measure(Case(micro.title, micro.model, 2, 4, 8), 1)
+    smollm2 = Case("SmolLM2-135M", bench.smollm2().model, 4, 8, 32)
+    return "\n\n".join(_measure(case, bench.rounds) for case in (micro, smollm2))
+
+
+BENCHMARK = Benchmark("rollout", "Ways to sample on a CPU", _run)

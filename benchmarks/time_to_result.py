@@ -33,7 +33,8 @@ class Race:
 
 def race(bench: Bench, seed: int) -> dict[str, Race]:
     """Both trainers from the same base, step by step in turns, until both have reached the target (or the limit)."""
-    work = replace(bench.micro(), seed=seed, heldout=bench.heldout(100))
+    # Their warm-ups differ: ours begins at a share of the peak, TRL's at 0, a step later.
+    work = replace(bench.micro(), seed=seed, heldout=bench.heldout(100), warmup_steps=0)
     limit = EVERY if bench.quick else LIMIT_STEPS
     races = {name: Race(rewards=[]) for name in NAMES}
     with Side("r1", work) as ours, Side("trl", work) as peer:
