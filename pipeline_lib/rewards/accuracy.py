@@ -74,6 +74,10 @@ _MATH_MARK = re.compile(r"[\\^_=+*/<>|()\[\]{}0-9-]")
 _NAME_BEFORE = re.compile(r"\s*[A-Za-z](?:\([a-z]\))?\s*=")
 
 
+_LETTER = re.compile(r"(?<![\\A-Za-z])(?<!\\mathbb\{)[A-Za-z](?![A-Za-z])|\\[A-Za-z]+")
+_LETTERS = "kmnpqrstuvwxyzabcfghjl"
+
+
 class Kind(StrEnum):
     """What an expected answer is, and so how a given one is read."""
 
@@ -107,12 +111,11 @@ def judge_quickly(expected: str, answer: str) -> Verdict | Question:
         value = parse_number(answer)
         right = value is not None and value == parse_number(expected)
         return Verdict(_signal(right), answer, detail="" if value is not None else "not a number")
-    if _fold(expected) == _fold(answer):
+    same = _fold(expected) == _fold(answer) if kind is Kind.TEXT else _bare(expected) == _bare(answer)
+    if same or (_choice(expected) is not None and _choice(expected) == _choice(answer)):
         return Verdict(Outcome.CORRECT, answer)
     if kind is Kind.TEXT:
-        return Verdict(
-            _signal(_choice(expected) is not None and _choice(expected) == _choice(answer)), answer
-        )
+        return Verdict(Outcome.WRONG, answer)
     if not _reads_as_math(answer):
         return Verdict(Outcome.WRONG, answer, detail="words where mathematics is expected")
     gold, given = _unwrap(expected), _unwrap(answer)
@@ -121,7 +124,8 @@ def judge_quickly(expected: str, answer: str) -> Verdict | Question:
         if "=" in given:
             # math-verify would take either side of `3 = 4`: an answer may not hedge.
             return Verdict(Outcome.WRONG, answer, detail="an equation where one expression is expected")
-    return Question(gold, given)
+    question = _cases_apart(gold, given)
+    return question or Verdict(Outcome.WRONG, answer, detail="too many letters")
 
 
 def verdict_of(question: Question, answer: str, comparison: Comparison) -> Verdict:
@@ -166,6 +170,27 @@ def _unwrap(text: str) -> str:
         if bare.startswith(opening) and bare.endswith(closing):
             bare = bare[len(opening) : -len(closing)].strip()
     return bare.replace("$", "")
+
+
+def _cases_apart(gold: str, given: str) -> Question | None:
+    r"""The question, a capital whose small letter is there too under a letter of its own; None when none is left.
+
+    math-verify takes `R` for `r`: `\pi(R^2-r^2)` would be 0.
+    """
+    names = {match[0] for text in (gold, given) for match in _LETTER.finditer(text)}
+    doubled = sorted(name for name in names if name != name.lower() and name.lower() in names)
+    free = [letter for letter in _LETTERS if not names & {letter, letter.upper()}]
+    if len(doubled) > len(free):
+        return None
+    letters = {
+        name: f" {letter}" if name[0] == "\\" else letter for name, letter in zip(doubled, free, strict=False)
+    }
+    return Question(*(_LETTER.sub(lambda m: letters.get(m[0], m[0]), text) for text in (gold, given)))
+
+
+def _bare(text: str) -> str:
+    """A formula without what surrounds it; its letters keep their case: `A` is not `a`."""
+    return " ".join(_TEXT_COMMAND.sub(lambda words: words[1].casefold(), _unwrap(text)).split())
 
 
 def _fold(text: str) -> str:

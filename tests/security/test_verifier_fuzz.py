@@ -1,13 +1,16 @@
-"""Hostile answers for the math verifier: no hang beyond the deadline, no crash, no false "correct".
+"""Hostile responses for the math verifier: no hang beyond the deadline, no crash, no false "correct".
 
-`R1_FUZZ_ANSWERS` sets how many are judged (default: a small deterministic share; `make test-faults`: 100,000). The number path
-takes most of them; every answer that reaches algebra is a real call of math-verify in its worker process.
+Each is a whole response, read by `AnswerExtractor` and judged as `Scorer` does. `R1_FUZZ_ANSWERS` sets how many (default: a small
+deterministic share; `make test-faults`: 100,000). All are judged to the end: what the number path does not settle is a real call of
+math-verify in its worker process, for one in twenty or more. A "correct" must be confirmed by `_may_be_right`, which shares no code
+with the verifier.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -17,13 +20,37 @@ import pytest
 from pipeline_lib.rewards.accuracy import Question, judge_quickly, verdict_of
 from pipeline_lib.rewards.math_pool import MathPool
 from pipeline_lib.rewards.math_worker import WALL_FACTOR
+from pipeline_lib.rewards.response import AnswerExtractor, AnswerStyle
 from pipeline_lib.types import Outcome, Verdict
+from tests.security.formula_oracle import confirms
 
 COUNT = int(os.environ.get("R1_FUZZ_ANSWERS", "4000"))
 SECONDS = 1.0
-GOLDS = ("3", "-17", "\\frac{1}{2}", "1,234", "x^2+1", "\\sqrt{2}", "(1,2)", "C", "Evelyn")
+QUICK_SECONDS = 1.0
+FORMULA_SHARE = 0.1
+RIGHT = {
+    "3": {"3", "3.0"},
+    "-17": {"-17", "-17.0"},
+    "\\frac{1}{2}": {"\\frac{1}{2}", "1/2", "0.5"},
+    "1,234": {"1,234", "1234"},
+    "C": {"C", "c", "(C)", "(c)"},
+    "Evelyn": {"Evelyn", "evelyn", "eVELYN"},
+}
+"""Golds that are numbers or words, and every way to be right that the generator below has."""
+FORMULAS = (
+    "x^2+1",
+    "\\sqrt{2}",
+    "(1,2)",
+    "\\frac{x}{x+1}",
+    "2\\pi",
+    "3\\sqrt{5}-1",
+    "x^3-3x+2",
+    "\\sin(x)",
+    "a+b",
+)
+GOLDS = (*RIGHT, *FORMULAS)
 _ATOMS = (
-    *(
+    *[
         "9",
         "0",
         "x",
@@ -42,8 +69,6 @@ _ATOMS = (
         "\\right",
         "\\boxed",
         "$",
-    ),
-    *(
         "+",
         "-",
         "*",
@@ -60,119 +85,224 @@ _ATOMS = (
         "\\int",
         "\\sum",
         "\\lim",
+    ],
+    *[
         "\\text",
         "\\pm",
         "\\infty",
-    ),
-    *(
+        "\\begin{pmatrix}",
+        "&",
+        "\\\\",
+        "9^{9^{9^{9}}}",
+        "\\frac{1}{0}",
+        "10^{10^{10}}",
+        "999999999!",
+    ],
+    *[
+        "\\binom{999999}{499999}",
         "٣",
         "３",
         "²",
         "½",
         "三",
-        "\u200b",
-        "\u202e",
-        "\x00",
-        "\ud800",
         "<answer>",
+        "</answer>",
+        "<think>",
         "</think>",
         "__import__('os')",
         "lambda",
-    ),
-    *(
-        "9^{9^{9^{9}}}",
-        "\\frac{1}{0}",
-        "10^{10^{10}}",
-        "\\binom{999999}{499999}",
-        "999999999!",
-        "\\begin{pmatrix}",
-        "&",
-        "\\\\",
-    ),
+    ],
+    *("\u200b", "\u202e", "\x00", "\ud800", "\n", "\n#### "),
+)
+_FORMULA_ATOMS = [
+    "x",
+    "y",
+    "2",
+    "3",
+    "-1",
+    "0",
+    "+",
+    "-",
+    "*",
+    "/",
+    "^2",
+    "^{-1}",
+    "^{x}",
+    "\\frac{1}{x}",
+    "\\sqrt{x}",
+    "\\sqrt2",
+    "(x+1)",
+    "(1,2)",
+    "\\pi",
+    ",",
+    "!",
+    "|",
+    "x^2+1",
+    "\\sqrt{2}",
+    "=",
+    "\\sin",
+]
+_EQUAL = ("{}", "({})", "{}+0", "{}*1", "1\\cdot {}", "y={}", "\\left({}\\right)", "{}+x-x", "\\frac{{}}{1}")
+_NEARLY = (
+    *("{}+1", "-({})", "2({})", "({})^2", "{}+10^{-5}", "{}+y", "{}\\cdot x", "\\frac{{}}{2}", "\\sqrt{{}}"),
+    *("{}!", "{},{}", "{},3", "3,{}", "{}=3", "3={}", "\\{{}\\}", "\\{{},3\\}", "[{}]", "{}<4", "\\pm {}"),
+    *("{} or 4", "not {}", "{} {}", "<answer>{}", "{};4", "≈{}", "{}\\text{ or }4", "{}\\cup 4", "|{}|"),
+    *("{}$ or $4", "\\boxed{{}}\\boxed{4}", "\\boxed{4} {}", "{}\\\\4", "{}</answer><answer>4", "{} \\in 4"),
 )
 
 
-def hostile_answer(rng: random.Random) -> str:
-    """One answer: noise, deep nesting, giant numbers, or a nearly right value in a wrong dress."""
-    kind = rng.randrange(6)
-    if kind == 0:
-        return "".join(rng.choice(_ATOMS) for _ in range(rng.randrange(1, 12)))
-    if kind == 1:
-        depth = rng.choice((5, 50, 400))
-        opening, closing = rng.choice(
-            (("{", "}"), ("(", ")"), ("\\frac{1}{", "}"), ("\\sqrt{", "}"), ("\\left(", "\\right)"))
-        )
-        return opening * depth + "1" + closing * rng.choice((depth, depth - 1, 0))
-    if kind == 2:
-        return rng.choice(
-            (
-                "9" * rng.randrange(1, 3000),
-                "1e" + "9" * rng.randrange(1, 9),
-                "0." + "0" * 500 + "1",
-                "9" * 50 + "!",
-            )
-        )
-    if kind == 3:
-        return "".join(
-            chr(rng.choice((0x0660, 0xFF10, 0x1D7CE, 0x0966)) + int(digit))
-            for digit in str(rng.randrange(9999))
-        )
-    if kind == 4:
-        return rng.choice(
-            (
-                "a" * 2000 + "!",
-                "(" * 1000,
-                "x^" * 200 + "2",
-                "1," * 500,
-                " " * 1900 + "3 4",
-                "=" * 999,
-                "\\text{" * 300,
-            )
-        )
-    return rng.choice(
-        ("{} or 4", "not {}", "{} {}", "<answer>{}", "{}+0", "{}*1", "{};4", "≈{}", "[{}]")
-    ).replace("{}", rng.choice(GOLDS))
+def _noise(rng: random.Random, atoms: tuple[str, ...] | list[str]) -> str:
+    return "".join(rng.choice(atoms) for _ in range(rng.randrange(1, 12)))
 
 
-def never_right(gold: str, answer: str) -> bool:
-    """True where the answer certainly is not the expected one: the fuzz then must not be called correct.
-
-    Algebra may find hostile text equal by right (`3+0` in a formula), so only clear cases are claimed: numbers that are not
-    the bare number, and text.
-    """
-    return gold in ("3", "-17", "1,234", "C", "Evelyn") and answer.strip("$. ") not in (
-        gold,
-        f"({gold})",
-        gold.replace(",", ""),
+def _nested(rng: random.Random) -> str:
+    depth = rng.choice((5, 50, 400))
+    opening, closing = rng.choice(
+        (("{", "}"), ("(", ")"), ("\\frac{1}{", "}"), ("\\sqrt{", "}"), ("\\left(", "\\right)"))
     )
+    return opening * depth + "1" + closing * rng.choice((depth, depth - 1, 0))
+
+
+def _giant(rng: random.Random) -> str:
+    return rng.choice(
+        (
+            "9" * rng.randrange(1, 3000),
+            "1e" + "9" * rng.randrange(1, 9),
+            "0." + "0" * 500 + "1",
+            "9" * 50 + "!",
+        )
+    )
+
+
+def _foreign_digits(rng: random.Random) -> str:
+    zeros = [chr(zero) for zero in (0x0660, 0xFF10, 0x1D7CE, 0x0966)]
+    return "".join(chr(ord(rng.choice(zeros)) + int(digit)) for digit in str(rng.randrange(9999)))
+
+
+def _monotonous(rng: random.Random) -> str:
+    return rng.choice(
+        (
+            *("a" * 2000 + "!", "(" * 1000, "x^" * 200 + "2", "1," * 500, " " * 1900 + "3 4", "=" * 999),
+            *("\\text{" * 300, "<answer>" * 100, "</think>" * 100, "\\boxed{" * 300),
+        )
+    )
+
+
+def _edited(rng: random.Random, gold: str) -> str:
+    """The expected answer with one character replaced, removed or doubled, or with its letters in the other case."""
+    at = rng.randrange(len(gold))
+    if rng.random() < 0.1:
+        return gold.swapcase()
+    return gold[:at] + rng.choice(("", gold[at] * 2, *"0139x-+")) + gold[at + 1 :]
+
+
+def hostile_answer(rng: random.Random, gold: str) -> str:
+    """One answer: noise, deep nesting, giant numbers, or a nearly right value in a wrong dress."""
+    kinds: dict[Callable[[], str], int] = {
+        lambda: _nested(rng): 1,
+        lambda: _giant(rng): 1,
+        lambda: _foreign_digits(rng): 1,
+        lambda: _monotonous(rng): 1,
+        lambda: _noise(rng, _ATOMS): 3,
+        lambda: _noise(rng, _FORMULA_ATOMS): 3,
+        lambda: _edited(rng, gold): 3,
+        lambda: rng.choice(_EQUAL).replace("{}", rng.choice((gold, gold, *GOLDS))): 2,
+        lambda: rng.choice(_NEARLY).replace("{}", gold): 5,
+    }
+    (make,) = rng.choices(list(kinds), list(kinds.values()))
+    return make()
+
+
+_HONEST = (
+    "<think>so</think><answer>{}</answer>",
+    "<think>so</think>\n<answer> {} </answer>\n",
+    "so</think><answer>{}</answer>",
+    "<think>or <answer>GOLD</answer></think><answer>{}</answer>",
+    "<think>so</think>It is <answer>{}</answer>, not GOLD.",
+)
+_HEDGED = (
+    "<think>so</think><answer>GOLD</answer><answer>{}</answer>",
+    "<think>so</think><answer>{}</answer><answer>GOLD</answer>",
+    "<think>so</think><answer><answer>GOLD</answer>{}</answer>",
+    "<think>so</think><answer>{}<answer>GOLD</answer></answer>",
+    "<think>so<answer>GOLD</answer>{}",
+    "<think>so</think><answer>GOLD {}",
+    "<think>so <answer>GOLD</answer>{}</think>",
+    "<think>so</think></answer>GOLD<answer>{}",
+    "<think>so</think>\\boxed{GOLD} {}",
+    "<think>so</think>GOLD</answer>{}",
+)
+"""Responses with the right answer in a place that must not count, whatever stands at {} (unless that brings tags of its own)."""
+
+
+def _tagged_answer(response: str) -> str | None:
+    """The answer that a reader with regular expressions sees: the only pair of tags outside the thought, with no tag inside."""
+    before, closed, rest = response.partition("</think>")
+    if closed and "<think>" not in before:
+        response = rest
+    outside = re.sub(r"<think>.*?</think>", "\n", response, flags=re.DOTALL)
+    if "<think>" in outside:
+        return None
+    found = re.fullmatch(
+        r"(?:(?!</?answer>).)*?<answer>((?:(?!</?answer>).)*)</answer>(?:(?!</?answer>).)*",
+        outside,
+        re.DOTALL,
+    )
+    if found is None or "</think>" in found[1]:
+        return None
+    return found[1].strip() or None
+
+
+def _may_be_right(gold: str, answer: str | None) -> bool:
+    if answer is None:
+        return False
+    if gold in FORMULAS:
+        return confirms(gold, answer)
+    bare = re.sub(r"^[A-Za-z]\s*=\s*", "", answer.strip("$. "))
+    ratio = re.fullmatch(r"\\frac\{(.*)\}\{1\}", bare)
+    return (ratio[1] if ratio else bare) in RIGHT[gold]
 
 
 @pytest.mark.timeout(3600)
 def test_hostile_answers(record_property: Callable[[str, object], None]) -> None:
     rng = random.Random(20261124)
     counts: Counter[Outcome] = Counter()
-    asked = 0
-    budget = max(12, COUNT // 200)
+    by_algebra: Counter[Outcome] = Counter()
     with MathPool(workers=1, seconds=SECONDS) as pool:
         pool.compare("1", "1")
-        # One whose algebra is over the budget is not judged, and does not count.
-        while counts.total() < COUNT:
-            gold, answer = rng.choice(GOLDS), hostile_answer(rng)
+        for _ in range(COUNT):
+            gold = rng.choice(FORMULAS if rng.random() < FORMULA_SHARE else tuple(RIGHT))
+            answer = hostile_answer(rng, gold)
+            hedged = rng.random() < 0.25
+            response = rng.choice(_HEDGED if hedged else _HONEST).replace("GOLD", gold).replace("{}", answer)
+            case = (gold, response)
             started = time.monotonic()
-            verdict = judge_quickly(gold, answer)
-            assert time.monotonic() - started < 1.0 or isinstance(verdict, Question), (gold, answer)
+            found = AnswerExtractor(AnswerStyle.TAG).extract(response)
+            verdict = (
+                Verdict(Outcome.WRONG, detail=found.reason)
+                if found.answer is None
+                else judge_quickly(gold, found.answer)
+            )
+            assert time.monotonic() - started < QUICK_SECONDS, case
             if isinstance(verdict, Question):
-                if asked >= budget:
-                    continue
-                asked += 1
-                question = verdict
-                verdict = verdict_of(question, answer, pool.compare(question.gold, question.answer))
-                assert time.monotonic() - started < WALL_FACTOR * SECONDS + 8.0, (gold, answer)
-            assert isinstance(verdict, Verdict)
+                assert found.answer is not None
+                asked = time.monotonic()
+                verdict = verdict_of(verdict, found.answer, pool.compare(verdict.gold, verdict.answer))
+                assert time.monotonic() - asked < WALL_FACTOR * SECONDS + 8.0, case
+                by_algebra[verdict.outcome] += 1
             counts[verdict.outcome] += 1
-            if never_right(gold, answer):
-                assert verdict.outcome is not Outcome.CORRECT, (gold, answer)
-    assert asked >= 12
-    print(f"{counts.total()} hostile answers, {asked} by algebra: {dict(counts)}")
+            assert "process died" not in verdict.detail, case
+            assert verdict.outcome is not Outcome.CORRECT or _may_be_right(gold, _tagged_answer(response)), (
+                case
+            )
+            if hedged and not re.search("</?(answer|think)>", answer):
+                assert verdict.outcome is not Outcome.CORRECT, case
+    print(
+        f"{counts.total()} hostile answers: {dict(counts)}; {by_algebra.total()} by algebra: {dict(by_algebra)}"
+    )
+    # The checks have something to check: right answers in both paths, and a real share of algebra.
+    assert by_algebra.total() >= COUNT // 20
+    assert by_algebra[Outcome.CORRECT] >= COUNT // 1000
+    assert counts[Outcome.CORRECT] > by_algebra[Outcome.CORRECT]
     record_property("count: hostile answers judged", counts.total())
-    record_property("count: of them by algebra", asked)
+    record_property("count: of them by algebra", by_algebra.total())
