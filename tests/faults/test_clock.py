@@ -17,7 +17,8 @@ import pytest
 
 from pipeline_lib.tracking.journal import SUFFIX
 from pipeline_lib.tracking.run import _open_journal
-from tests.unit.training.tiny import build_world, grpo_spec
+from tests.faults.jobs import learning_spec, outputs
+from tests.unit.training.tiny import build_world
 
 ROOT = Path(__file__).resolve().parents[2]
 DAY = 86_400.0
@@ -40,7 +41,7 @@ from pipeline_lib.launch import run_job
 from pipeline_lib.training.spec import JobSpec
 run_job(JobSpec.from_json(Path("spec.json").read_text()))
 """
-SPEC = grpo_spec(steps=8, kl_coef=0.01)
+SPEC = learning_spec(steps=8, kl_coef=0.01)
 WALL_CLOCK = re.compile(r"\btime\.time(?:_ns)?\(|\bdatetime\.(?:now|utcnow|today)\(")
 MAY_READ_IT = {
     "pipeline_lib/tracking/journal.py": "MLflow shows when something happened",
@@ -50,7 +51,7 @@ MAY_READ_IT = {
 }
 
 
-def _train(root: Path, jumps: list[float]) -> list[bytes]:
+def _train(root: Path, jumps: list[float]) -> dict[str, bytes]:
     """Run the job; at each checkpoint the clock jumps to the next offset."""
     root.mkdir()
     build_world(root)
@@ -72,10 +73,7 @@ def _train(root: Path, jumps: list[float]) -> list[bytes]:
     errors = process.communicate(timeout=600)[1]
     assert process.returncode == 0, errors
     assert bool(jumps) == (root / "clock/offset.read").exists(), "somebody has read the clock that was set"
-    return [
-        (root / name).read_bytes()
-        for name in ("plot.csv", "rollouts.parquet", "models/r1_zero/model.safetensors")
-    ]
+    return outputs(root, SPEC)
 
 
 @pytest.mark.slow

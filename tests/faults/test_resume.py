@@ -20,11 +20,10 @@ from pipeline_lib.orchestration.runner import STOP_GRACE_S
 from pipeline_lib.training.checkpoint import verify
 from pipeline_lib.training.spec import JobSpec
 from tests.faults import launched
+from tests.faults.jobs import learning_spec, outputs, reward_spec
 from tests.unit.training.tiny import (
     build_world,
-    engine_params,
     finish_job,
-    grpo_spec,
     on_ranks,
     sft_spec,
     start_job,
@@ -33,32 +32,6 @@ from tests.unit.training.tiny import (
 PATIENCE_S = 300.0
 """How long something that a test waits for may take on a busy machine."""
 RANK_KILL_SEED = 1
-
-
-def _reward_spec(**overrides: object) -> JobSpec:
-    """The job of `tasks.train_reward_models`."""
-    section = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "max_tokens": 200, "checkpoint_every": 2}
-    return JobSpec(
-        kind="reward_models",
-        stage="train_reward_models",
-        seed=3,
-        section={**section, **overrides},
-        engine=engine_params().model_dump(mode="json"),
-        inputs={
-            "model": "models/base",
-            "preferences": "data/problems/preferences.parquet",
-            "safety": "data/problems/safety.parquet",
-        },
-        outputs={"model": "models/reward_models"},
-    )
-
-
-def _outputs(root: Path, spec: JobSpec) -> dict[str, bytes]:
-    """Every file that the job wrote, by its path."""
-    paths = [root / "job" / "result.json"]
-    for output in map(root.joinpath, spec.outputs.values()):
-        paths += [path for path in output.rglob("*") if path.is_file()] if output.is_dir() else [output]
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
 
 
 def _world(path: Path) -> Path:
@@ -94,12 +67,12 @@ def _kill_after(root: Path, spec: JobSpec, checkpoint: str) -> None:
 
 
 SPECS = {
-    "grpo": (grpo_spec(steps=6, kl_coef=0.01, minibatches=2, reference_refresh_steps=3), "step-00000002"),
-    "dapo": (grpo_spec(steps=5, algorithm="dapo"), "step-00000002"),
-    "ppo": (grpo_spec(steps=5, algorithm="ppo"), "step-00000002"),
+    "grpo": (learning_spec(steps=6, kl_coef=0.01, minibatches=2, reference_refresh_steps=3), "step-00000002"),
+    "dapo": (learning_spec(steps=5, algorithm="dapo"), "step-00000002"),
+    "ppo": (learning_spec(steps=5, algorithm="ppo"), "step-00000002"),
     "sft": (sft_spec(), "step-00000004"),
-    "the first reward model": (_reward_spec(), "helpfulness/step-00000004"),
-    "the second reward model": (_reward_spec(), "safety/step-00000004"),
+    "the first reward model": (reward_spec(), "helpfulness/step-00000004"),
+    "the second reward model": (reward_spec(), "safety/step-00000004"),
 }
 
 
@@ -111,13 +84,13 @@ def test_kill_and_resume_is_bit_identical(tmp_path, name):
     finish_job(whole, spec)
     _kill_after(killed, spec, checkpoint)
     finish_job(killed, spec)
-    assert _outputs(killed, spec) == _outputs(whole, spec)
+    assert outputs(killed, spec) == outputs(whole, spec)
 
 
 STOPPED = {
-    "grpo": (grpo_spec(steps=8, checkpoint_every=100), 2, ""),
+    "grpo": (learning_spec(steps=8, checkpoint_every=100), 2, ""),
     "sft": (sft_spec(checkpoint_every=100), 2, ""),
-    "reward_models": (_reward_spec(epochs=1, checkpoint_every=100), 8, "safety"),
+    "reward_models": (reward_spec(epochs=1, checkpoint_every=100), 8, "safety"),
 }
 """The job, the step it is stopped after (of both reward models together), the folder of its checkpoint."""
 
@@ -137,7 +110,7 @@ def test_sigterm_checkpoints_within_its_grace_and_leaves_with_75(tmp_path, kind)
     assert checkpoint.parent == stopped / "job" / folder
     assert not (stopped / "job" / "result.json").exists()
     finish_job(stopped, spec)
-    assert _outputs(stopped, spec) == _outputs(whole, spec)
+    assert outputs(stopped, spec) == outputs(whole, spec)
 
 
 def _slow_steps() -> None:
@@ -158,7 +131,7 @@ def _slow_steps() -> None:
 
 @pytest.mark.slow
 def test_a_damaged_checkpoint_is_told_and_the_one_before_used(tmp_path, capfd):
-    spec = grpo_spec(steps=7)
+    spec = learning_spec(steps=7)
     whole, damaged = _world(tmp_path / "whole"), _world(tmp_path / "damaged")
     finish_job(whole, spec)
     _kill_after(damaged, spec, "step-00000004")
@@ -167,7 +140,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_used(tmp_path, capfd):
     shard.write_bytes(shard.read_bytes()[:-100])
     finish_job(damaged, spec)
     assert "damaged" in capfd.readouterr().err
-    assert _outputs(damaged, spec) == _outputs(whole, spec)
+    assert outputs(damaged, spec) == outputs(whole, spec)
 
 
 @contextmanager
@@ -200,7 +173,7 @@ def test_a_disk_that_fills_up_in_mid_checkpoint_ends_the_job_with_one_line_and_t
     tmp_path, capfd, share
 ):
     """ENOSPC of a real file system: two checkpoints fit, and of the third that share."""
-    spec = grpo_spec(steps=8)
+    spec = learning_spec(steps=8)
     whole, full = _world(tmp_path / "whole"), _world(tmp_path / "full")
     finish_job(whole, spec)
     checkpoint = _size(max((whole / "job").glob("step-*")))
@@ -221,14 +194,14 @@ def test_a_disk_that_fills_up_in_mid_checkpoint_ends_the_job_with_one_line_and_t
             verify(path)
         others.unlink()
         finish_job(full, spec)
-        assert _outputs(full, spec) == _outputs(whole, spec)
+        assert outputs(full, spec) == outputs(whole, spec)
         assert not list((full / "job").glob(".partial-*"))
 
 
 @pytest.mark.slow
 def test_a_limit_on_file_sizes_ends_the_job_with_one_line_and_its_last_checkpoint(tmp_path, capfd):
     """No file may grow beyond 50 kB (RLIMIT_FSIZE), which a checkpoint does and the captured output not."""
-    spec = grpo_spec(steps=8)
+    spec = learning_spec(steps=8)
     whole, full = _world(tmp_path / "whole"), _world(tmp_path / "full")
     finish_job(whole, spec)
     process = start_job(full, spec, prepare=_slow_steps)
@@ -242,7 +215,7 @@ def test_a_limit_on_file_sizes_ends_the_job_with_one_line_and_its_last_checkpoin
     assert "Traceback" not in said
     assert "step-00000002" in [path.name for path in (full / "job").iterdir()]
     finish_job(full, spec)
-    assert _outputs(full, spec) == _outputs(whole, spec)
+    assert outputs(full, spec) == outputs(whole, spec)
     assert not list((full / "job").glob(".partial-*"))
 
 
@@ -261,7 +234,7 @@ def _run_here(root: Path, spec: JobSpec) -> None:
 @pytest.mark.parametrize("zero", [0, 2, 3])
 def test_a_rank_killed_in_mid_step_ends_the_other_and_both_resume_exactly(tmp_path, zero):
     """The DeepSpeed launcher runs both ranks, notes that one was killed, and ends the other; the retry needs neither."""
-    spec = grpo_spec(steps=12, kl_coef=0.01, engine={"world_size": 2, "zero_stage": zero})
+    spec = learning_spec(steps=12, kl_coef=0.01, engine={"world_size": 2, "zero_stage": zero})
     whole = launched.world_with(tmp_path / "whole", spec)
     killed = launched.world_with(tmp_path / "killed", spec)
     on_ranks(2, lambda: _run_here(whole, spec))
@@ -281,4 +254,4 @@ def test_a_rank_killed_in_mid_step_ends_the_other_and_both_resume_exactly(tmp_pa
 
     folder.rename(killed / "job")
     on_ranks(2, lambda: _run_here(killed, spec))
-    assert _outputs(killed, spec) == _outputs(whole, spec)
+    assert outputs(killed, spec) == outputs(whole, spec)

@@ -11,25 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.jobs import learning_spec, outputs
 from tests.faults.launched import beat, end, processes_in, start, wait_for_checkpoint, world_with
-from tests.unit.training.tiny import grpo_spec
 
 PATIENCE = 6.0
 PAUSE = 3.0
-SPEC = grpo_spec(steps=14, kl_coef=0.01, engine={"world_size": 2})
+SPEC = learning_spec(steps=14, kl_coef=0.01, engine={"world_size": 2})
 
 pytestmark = pytest.mark.slow
 
 
 def _start(root: Path) -> subprocess.Popen[str]:
     return start(root, R1_RANK_TIMEOUT_SECONDS=str(PATIENCE))
-
-
-def _outputs(root: Path) -> list[bytes]:
-    return [
-        (root / name).read_bytes()
-        for name in ("plot.csv", "rollouts.parquet", "models/r1_zero/model.safetensors")
-    ]
 
 
 def test_a_paused_rank_is_waited_for_and_a_stopped_one_ends_the_job_with_its_name(tmp_path: Path) -> None:
@@ -60,4 +53,4 @@ def test_a_paused_rank_is_waited_for_and_a_stopped_one_ends_the_job_with_its_nam
     assert processes_in(disturbed) == []
 
     assert end(_start(disturbed)) == (0, "")
-    assert _outputs(disturbed) == _outputs(whole)
+    assert outputs(disturbed, SPEC) == outputs(whole, SPEC)
