@@ -89,11 +89,16 @@ def test_airflow_ends_with_the_same_bytes_and_leaves_the_main_checkout_nothing_t
 
 
 def test_another_seed_is_another_run(reproduced: Path, tmp_path: Path) -> None:
+    """Other problems, and other weights of the first model that is trained."""
     clone = fresh_clone(tmp_path / "clone")
     seed = ("--profile", "smoke", "--set", "run.seed=11")
     assert run(clone, sys.executable, "-m", "tasks.configure", *seed).returncode == 0
-    assert run(clone, "dvc", "repro", "select_hard_problems").returncode == 0
+    assert run(clone, "dvc", "repro", "train_r1_zero").returncode == 0
     ours, theirs = locked(clone), locked(reproduced)
-    for stage in ("prepare_problems", "select_hard_problems"):
-        assert ours[stage]["outs"] != theirs[stage]["outs"]
+    for stage in ("prepare_problems", "select_hard_problems", "train_r1_zero"):
+        mine, other = ({out["path"]: out["md5"] for out in side[stage]["outs"]} for side in (ours, theirs))
+        assert mine.keys() == other.keys()
+        assert [path for path in mine if mine[path] == other[path]] == []
     assert ours["prepare_base_model"]["outs"] == theirs["prepare_base_model"]["outs"]
+    base, trained = (clone / "models" / name / "model.safetensors" for name in ("base", "r1_zero"))
+    assert trained.read_bytes() != base.read_bytes()

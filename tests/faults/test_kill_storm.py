@@ -1,15 +1,16 @@
 """kill -9 of any process of the pipeline, at random moments of random stages: nothing of it may show in the end.
 
 A worker walks through the graph as Airflow's does (`orchestration.detached`, a retry after every crash), in a fresh clone.
-A storm picks a stage, waits a random time, and kills one random process: the worker, the stage's supervisor, dvc, the stage or a rank of it,
-the sandbox, the verifier, MLflow's shipper. What must hold: the same dvc.lock as in a clone that nobody disturbed, so the same bytes of every
-output; every step of every training once in MLflow; never two copies of a stage at once; no process left.
+A storm picks a stage, waits a random time, and kills one random process: the worker, the stage's supervisor, its watchdog, dvc, the stage or
+a rank of it, the sandbox, the verifier, MLflow's shipper. What must hold: the same dvc.lock as in a clone that nobody disturbed, so the same
+bytes of every output; every step of every training once in MLflow; never two copies of a stage or of its training job at once; no process left.
 
 `R1_KILLS` says how many (8 in CI, 60 with `make test-faults`).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -39,6 +40,18 @@ SURE = (
     "distill@qwen-xs",
 )
 """Stages that are hit in any case: GRPO, rejection sampling, SFT, the reward models, distillation."""
+
+TRAININGS = (
+    "train_r1_zero",
+    "train_cold_start_sft",
+    "train_reasoning_rl",
+    "train_general_sft",
+    "train_reward_models",
+    "train_all_task_rl",
+    "distill@qwen-xs",
+    "distill@llama-xs",
+    "train_student_rl",
+)
 
 WORKER = """
 import sys
@@ -124,6 +137,8 @@ class _Storm:
     def __init__(self, clone: Path, plan: Counter[str], draw: random.Random) -> None:
         self.clone, self.plan, self.draw = clone, plan, draw
         self.killed: Counter[str] = Counter()
+        self.hit: Counter[str] = Counter()
+        """Kills by the stage that ran then."""
         self.log = (clone / "worker.log").open("w", encoding="utf-8")
         self.worker = self._start()
         self._due: dict[str, float] = {}
@@ -156,12 +171,12 @@ class _Storm:
             time.sleep(0.1)
 
     def _require_single(self, alive: dict[int, tuple[str, str]]) -> None:
-        """A stage's program runs at most once; its forks (data loaders, samplers) are its children."""
-        for address in {address for kind, address in alive.values() if kind == "stage"}:
-            pids = [pid for pid, (kind, of) in alive.items() if kind == "stage" and of == address]
+        """A stage's program and its training job run at most once each; their forks (data loaders, samplers) are their children."""
+        for one in {one for one in alive.values() if one[0] in ("stage", "rank")}:
+            pids = [pid for pid, other in alive.items() if other == one]
             firsts = [pid for pid in pids if _parent(pid) not in pids]
-            if len(firsts) > 1 and len([pid for pid in firsts if _parent(pid) is not None]) > 1:
-                raise AssertionError(f"{address} runs as {firsts} at once")
+            if len([pid for pid in firsts if _parent(pid) is not None]) > 1:
+                raise AssertionError(f"{' of '.join(one)} runs as {firsts} at once")
 
     def _maybe_kill(self, alive: dict[int, tuple[str, str]]) -> None:
         now = time.monotonic()
@@ -176,17 +191,17 @@ class _Storm:
         late = {address for address in self._due if address not in running and self.plan[address]}
         for address in (*running, *late):
             if self.plan[address] and now >= self._due.get(address, now + 1):
-                victims = [pid for pid, (kind, _) in alive.items() if kind != "watchdog"]
-                kinds = sorted({alive[pid][0] for pid in victims})
+                kinds = sorted({kind for kind, _ in alive.values()})
                 if not kinds:
                     return
                 kind = self.draw.choice(kinds)
-                victim = self.draw.choice([pid for pid in victims if alive[pid][0] == kind])
+                victim = self.draw.choice([pid for pid in alive if alive[pid][0] == kind])
                 try:
                     os.kill(victim, signal.SIGKILL)
                 except ProcessLookupError:
                     return
                 self.killed[kind] += 1
+                self.hit.update(running or {address})
                 self.plan[address] -= 1
                 del self._due[address]
                 return
@@ -210,8 +225,30 @@ def _addresses(clone: Path) -> list[str]:
     ]
 
 
-def _check_steps(clone: Path, stage: str, metric: str, steps: int) -> None:
-    """A finished run of the stage has every step once. There is a second one where dvc died before it noted the first."""
+def _rows(file: Path) -> int:
+    return len(file.read_text(encoding="utf-8").splitlines()) - 1
+
+
+def _trainings(clone: Path) -> dict[str, dict[str, int]]:
+    """Every training stage, the metrics it logs at each step, and how many steps it has: a row of its plot each."""
+    found = {
+        path.stem.replace("distill-", "distill@"): {"loss": _rows(path)}
+        for path in (clone / "reports" / "plots").glob("*.csv")
+    }
+    for name in ("train_r1_zero", "train_reasoning_rl", "train_all_task_rl", "train_student_rl"):
+        found[name]["accuracy"] = found[name]["loss"]
+    metrics = json.loads((clone / "reports/metrics/train_reward_models.json").read_text(encoding="utf-8"))
+    found["train_reward_models"] = {
+        f"{model}/loss": int(metrics[f"{model}_steps"]) for model in ("helpfulness", "safety")
+    }
+    return found
+
+
+def _check_steps(clone: Path, hit: Counter[str]) -> list[str]:
+    """Each finished run of a training stage has every step once. Returns the stages that have a second one.
+
+    There is one where dvc died before it noted the first: for each time that the stage was hit at most one.
+    """
     from mlflow.tracking import MlflowClient
 
     from pipeline_lib.tracking.locations import EXPERIMENT
@@ -219,13 +256,22 @@ def _check_steps(clone: Path, stage: str, metric: str, steps: int) -> None:
     client = MlflowClient(f"sqlite:///{clone / '.mlflow' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
-    runs = client.search_runs(
-        [experiment.experiment_id], f"tags.stage = '{stage}' and attributes.status = 'FINISHED'"
-    )
-    assert runs, f"{stage}: no finished run"
-    for finished in runs:
-        history = client.get_metric_history(finished.info.run_id, metric)
-        assert sorted(point.step for point in history) == list(range(steps)), stage
+    trainings = _trainings(clone)
+    assert set(TRAININGS) == set(trainings)
+    again = []
+    for address, metrics in trainings.items():
+        chosen = f"attributes.run_name = '{address}' and attributes.status = 'FINISHED'"
+        runs = client.search_runs([experiment.experiment_id], chosen)
+        assert 1 <= len(runs) <= 1 + hit[address], (
+            f"{address}: {len(runs)} finished runs, hit {hit[address]} times"
+        )
+        again += [address] * (len(runs) > 1)
+        for finished in runs:
+            for metric, steps in metrics.items():
+                history = client.get_metric_history(finished.info.run_id, metric)
+                assert sorted(point.step for point in history) == list(range(steps)), f"{address} {metric}"
+                assert steps > 1
+    return again
 
 
 def test_nothing_shows_of_a_storm_of_kills(
@@ -253,7 +299,7 @@ def test_nothing_shows_of_a_storm_of_kills(
     assert not _alive(clone), "processes are left"
     undisturbed = request.getfixturevalue("reproduced")  # made meanwhile, where tests run beside each other
     assert differences(clone, undisturbed) == []
-    _check_steps(clone, "train_r1_zero", "accuracy", 4)
-    _check_steps(clone, "train_reasoning_rl", "accuracy", 3)
-    _check_steps(clone, "train_all_task_rl", "accuracy", 3)
+    again = _check_steps(clone, storm.hit)
+    print(f"training stages that ran to their end twice: {len(again)} of {len(TRAININGS)} {again}")
+    record_property("training stages that ran twice", len(again))
     record_property("count: kills survived", storm.killed.total())
