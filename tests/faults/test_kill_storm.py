@@ -270,7 +270,7 @@ def _check_steps(clone: Path, hit: Counter[str]) -> list[str]:
             for metric, steps in metrics.items():
                 history = client.get_metric_history(finished.info.run_id, metric)
                 assert sorted(point.step for point in history) == list(range(steps)), f"{address} {metric}"
-                assert steps > 1
+                assert steps > 0
     return again
 
 
