@@ -227,3 +227,19 @@ def test_a_rejected_promotion_registers_nothing_and_still_ends_the_run(finished)
     assert set(states.values()) == {"success"}
     restored = finished.api.xcom(finished.instances("rejected")["train_r1_zero"], "return_value")
     assert restored == "restored from cache"
+
+
+def test_a_finished_run_that_is_cleared_ends_as_the_same_commit_and_computes_nothing(finished):
+    """Nothing is computed, so no model is registered a second time."""
+    commit = _git(finished.root, "rev-parse", "run/default")
+    locked = (finished.worktree("default") / "dvc.lock").read_bytes()
+    finished.api.call("POST", "/dags/deepseek_r1/dagRuns/default/clear", {"dry_run": False})
+    finished.wait({"default": "deepseek_r1"})
+    instances = finished.instances("default")
+    assert {i["state"] for i in instances.values()} == {"success"}
+    assert {i["try_number"] for i in instances.values()} == {2}
+    how = {name: finished.api.xcom(i, "return_value") for name, i in instances.items()}
+    assert how["register_models"] == "unchanged"
+    assert "computed" not in how.values()
+    assert how["finish_run"] == commit == _git(finished.root, "rev-parse", "run/default")
+    assert (finished.worktree("default") / "dvc.lock").read_bytes() == locked
