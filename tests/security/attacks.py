@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import textwrap
 
+from pipeline_lib.sandbox.limits import Limits
+from pipeline_lib.types import Outcome, Verdict
 from tests.security.system_calls import SYSTEM_CALLS
 
 
@@ -235,6 +237,17 @@ RUN_TO_THE_LIMIT = frozenset(
     ]
 )
 """Exhausting programs that take a second or more; `endless_loop` and `endless_sleep` stand for them in a fast run."""
+
+
+def exhausted_nothing(verdict: Verdict, seconds: float, limits: Limits) -> bool:
+    """Is this the verdict that an exhausting program must get, in time?
+
+    A loaded test machine may give it no core at all, twice; that is said, not called wrong.
+    """
+    if verdict.detail == "the machine gave the program no core in time":
+        return seconds < 2 * limits.wall_seconds + 2
+    return verdict.outcome is Outcome.WRONG and seconds < limits.wall_seconds + 2
+
 
 ANSWER = 730_421
 """What `f()` should return in the forging attacks. It is in no program."""

@@ -19,6 +19,7 @@ from pipeline_lib.sandbox.client import Sandbox
 from pipeline_lib.sandbox.limits import Limits
 from pipeline_lib.types import Outcome
 from tests.security import attacks
+from tests.security.host_state import look, orphans_come_here
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LIMITS = Limits(cpu_seconds=1, wall_seconds=2.5)
@@ -29,16 +30,6 @@ IN_JUDGE = "seen = f()\nassert seen == 'contained', seen"
 
 
 @pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    os.environ["R1_SECRET"] = "do-not-leak"  # pragma: allowlist secret (the test's own)
-    try:
-        with Sandbox() as running:
-            yield running
-    finally:
-        del os.environ["R1_SECRET"]
-
-
-@pytest.fixture(scope="module")
 def canary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("host") / "canary"
     path.write_text("alive")
@@ -46,19 +37,25 @@ def canary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _host_state() -> tuple[object, ...]:
-    traces = [name for place in ("/", "/dev/shm", "/tmp") for name in os.listdir(place) if "owned" in name]
-    mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if " /sandbox " in line]
-    return traces, mounts, os.uname().nodename
-
-
 @pytest.fixture(scope="module", autouse=True)
-def host_unchanged(sandbox: Sandbox, canary: Path) -> Iterator[None]:
-    before = _host_state()
-    yield
-    assert canary.read_text() == "alive"
-    assert _host_state() == before
-    assert not _children_of(sandbox), "a program outlived its run"
+def host_unchanged(canary: Path) -> Iterator[None]:
+    """Files, mounts, settings, clock, IPC objects and processes, from before the fork server starts until it is closed."""
+    with orphans_come_here():
+        before = look()
+        yield
+        assert canary.read_text() == "alive"
+        assert before.changes(look()) == []
+
+
+@pytest.fixture(scope="module")
+def sandbox(host_unchanged: None) -> Iterator[Sandbox]:
+    os.environ["R1_SECRET"] = "do-not-leak"  # pragma: allowlist secret (the test's own)
+    try:
+        with Sandbox() as running:
+            yield running
+            assert not _children_of(running), "a program outlived its run"
+    finally:
+        del os.environ["R1_SECRET"]
 
 
 def _children_of(sandbox: Sandbox) -> list[str]:
@@ -84,8 +81,8 @@ def test_refused(
 def test_exhausting(sandbox: Sandbox, name: str, record_property: Callable[[str, object], None]) -> None:
     started = time.monotonic()
     verdict = sandbox.run_tests(attacks.EXHAUSTING[name], "f", [SPLIT], LIMITS)
-    assert verdict.outcome is Outcome.WRONG or _starved(verdict.detail), f"{name}: {verdict}"
-    assert time.monotonic() - started < LIMITS.wall_seconds + 2
+    seconds = time.monotonic() - started
+    assert attacks.exhausted_nothing(verdict, seconds, LIMITS), f"{name}: {verdict} after {seconds:.1f} s"
     record_property(CONTAINED, 1)
 
 
@@ -98,11 +95,6 @@ def test_forging(
     verdict = sandbox.run_tests(attacks.FORGING[name], "f", [test], LIMITS)
     assert verdict.outcome is Outcome.WRONG, f"{name}: {verdict}"
     record_property(CONTAINED, 1)
-
-
-def _starved(detail: str) -> bool:
-    """A loaded test machine may give an exhausting program no core at all; that is said, not called wrong."""
-    return detail == "the machine gave the program no core in time"
 
 
 def test_forging_tests_pass_an_honest_program(sandbox: Sandbox) -> None:
@@ -146,17 +138,18 @@ def test_nothing_outlives_a_trainer_that_is_killed() -> None:
         "s = Sandbox().__enter__(); print(s._server.pid, flush=True)\n"
         "s.run_tests('def f():\\n    while True: pass', 'f', ['assert f() == 1'], Limits(cpu_seconds=60, wall_seconds=60))"
     )
-    trainer = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
-    )
-    assert trainer.stdout is not None
-    server = int(trainer.stdout.readline())
-    children = Path(f"/proc/{server}/task/{server}/children")
-    _wait_until(lambda: bool(children.read_text().split()))
-    program = int(children.read_text().split()[0])
-    trainer.kill()
-    trainer.wait()
-    _wait_until(lambda: not Path(f"/proc/{server}").exists() and not Path(f"/proc/{program}").exists())
+    with orphans_come_here(False):  # init buries the server
+        trainer = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+        )
+        assert trainer.stdout is not None
+        server = int(trainer.stdout.readline())
+        children = Path(f"/proc/{server}/task/{server}/children")
+        _wait_until(lambda: bool(children.read_text().split()))
+        program = int(children.read_text().split()[0])
+        trainer.kill()
+        trainer.wait()
+        _wait_until(lambda: not Path(f"/proc/{server}").exists() and not Path(f"/proc/{program}").exists())
 
 
 def _wait_until(condition: Callable[[], bool]) -> None:
@@ -166,15 +159,22 @@ def _wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_as_ordinary_user(record_property: Callable[[str, object], None]) -> None:
-    """The whole suite again without any privilege, in a user namespace of its own making."""
+@pytest.mark.parametrize(
+    ("kind", "attacked"),
+    [
+        ("refused", len(attacks.REFUSED)),
+        pytest.param("exhausting", len(attacks.EXHAUSTING), marks=pytest.mark.slow),
+        ("forging", 2 * len(attacks.FORGING)),
+    ],
+)
+def test_as_ordinary_user(kind: str, attacked: int, record_property: Callable[[str, object], None]) -> None:
+    """The same attacks again without any privilege, in a user namespace of its own making; the host is looked at as that user."""
     if os.geteuid() != 0:
         pytest.skip("the suite already runs as an ordinary user")
     with _ordinary_user() as run:
-        result = run("tests.security.ordinary_user")
+        result = run("tests.security.ordinary_user", kind)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    attacked = len(attacks.REFUSED) + 2 * len(attacks.FORGING)
-    assert f"{attacked} attacks contained as uid 54321" in result.stdout
+    assert f"{attacked} attacks contained as uid 54321, the host unchanged" in result.stdout
     record_property("count: attacks contained as an ordinary user", attacked)
 
 
@@ -183,7 +183,7 @@ def test_fails_closed_without_namespaces() -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root to take the right to make user namespaces away")
     with _ordinary_user(forbid_namespaces=True) as run:
-        result = run("tests.security.ordinary_user")
+        result = run("tests.security.ordinary_user", "forging")
     assert result.returncode != 0
     assert "user.max_user_namespaces" in result.stderr
     assert "contained" not in result.stdout
@@ -203,10 +203,13 @@ class _ordinary_user:
         for module in ("__init__", "errors", "types"):
             shutil.copy(REPOSITORY / f"pipeline_lib/{module}.py", self.place / "pipeline_lib")
         (self.place / "interpreter").mkdir()
+        (self.place / "host").mkdir()
+        (self.place / "host/canary").write_text("alive")
         subprocess.run(["chmod", "-R", "a+rX", str(self.place)], check=True)
+        subprocess.run(["chmod", "-R", "a+w", str(self.place / "host")], check=True)
         return self._run
 
-    def _run(self, module: str) -> subprocess.CompletedProcess[str]:
+    def _run(self, module: str, *words: str) -> subprocess.CompletedProcess[str]:
         interpreter = Path(os.path.realpath(sys.executable))
         # A user namespace of the test's own keeps the limit on namespaces away from the rest of the machine; in there
         # the only user is root, so what makes it ordinary is the loss of every capability.
@@ -218,8 +221,8 @@ class _ordinary_user:
         script = (
             f"mount --bind {interpreter.parent.parent} {self.place}/interpreter && cd {self.place} && {forbid} "
             f"exec setpriv {identity} --bounding-set -all --inh-caps -all "
-            f"env -i PYTHONPATH={self.place} R1_SECRET=do-not-leak PATH=/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 "
-            f"{self.place}/interpreter/bin/{interpreter.name} -S -m {module}"
+            f"env -i PYTHONPATH={self.place} R1_SECRET=do-not-leak R1_CANARY={self.place}/host/canary PATH=/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 "
+            f"{self.place}/interpreter/bin/{interpreter.name} -S -m {module} {' '.join(words)}"
         )
         return subprocess.run(
             [*outer, "sh", "-c", script], capture_output=True, text=True, timeout=300, check=False
