@@ -66,7 +66,8 @@ def _serve(root: Path, port: int) -> subprocess.Popen[bytes]:
 
 
 def _kill(server: subprocess.Popen[bytes]) -> None:
-    os.killpg(server.pid, signal.SIGKILL)
+    if server.poll() is None:
+        os.killpg(server.pid, signal.SIGKILL)
     server.wait()
 
 
@@ -87,10 +88,9 @@ def test_a_server_that_is_away_during_training_gets_every_step_once(tmp_path: Pa
     (tmp_path / "pace").mkdir()
     (tmp_path / "pace/sitecustomize.py").write_text(PACE, encoding="utf-8")
     server = _serve(tmp_path, port)
+    environment = {"MLFLOW_TRACKING_URI": uri, "PYTHONPATH": f"{tmp_path / 'pace'}:{SOURCE}"}
+    stage = start_stage(tmp_path, TRAIN, **environment)
     try:
-        stage = start_stage(
-            tmp_path, TRAIN, MLFLOW_TRACKING_URI=uri, PYTHONPATH=f"{tmp_path / 'pace'}:{SOURCE}"
-        )
         deadline = time.monotonic() + 120
         while not (journal := _training(tmp_path)):
             assert stage.poll() is None, stage.communicate()[1]
@@ -126,6 +126,9 @@ def test_a_server_that_is_away_during_training_gets_every_step_once(tmp_path: Pa
             ] == pytest.approx(written, rel=1e-4)
         print(f"MLflow away for {AWAY_SECONDS:.0f} s: {steps} steps, each delivered once")
     finally:
+        if stage.poll() is None:
+            stage.terminate()  # it passes SIGTERM on to its job
+            stage.wait(timeout=60)
         _kill(server)
 
 
