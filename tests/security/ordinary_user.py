@@ -19,6 +19,7 @@ LIMITS = Limits(cpu_seconds=1, wall_seconds=4.0)
 def main() -> None:
     """Print how many attacks were contained and whether the host is as it was; raise at the first that was not."""
     canary = Path(os.environ["R1_CANARY"])
+    assert os.access(canary, os.W_OK)  # without the sandbox it would be at this user's mercy
     with orphans_come_here():
         before = look()
         with Sandbox() as sandbox:

@@ -7,6 +7,8 @@ a thought without words) is in the table too, under its true value.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from pipeline_lib.rewards.accuracy import judge_quickly
@@ -126,7 +128,7 @@ PROBES: dict[str, tuple[str, bool, bool, float]] = {
 
 
 @pytest.mark.parametrize("name", PROBES)
-def test_probe(name: str) -> None:
+def test_probe(name: str, record_property: Callable[[str, object], None]) -> None:
     response, well_formed, correct, language = PROBES[name]
     assert is_well_formed(response) is well_formed
     found = AnswerExtractor().extract(response).answer
@@ -134,6 +136,7 @@ def test_probe(name: str) -> None:
     assert isinstance(verdict, Verdict)
     assert (verdict.outcome is Outcome.CORRECT) is correct
     assert language_share(thought_of(response), "en") == pytest.approx(language)
+    record_property("count: tricks that a policy tries for a reward", 1)
 
 
 def test_words_cut_by_zero_width_characters_are_words() -> None:

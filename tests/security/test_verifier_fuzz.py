@@ -14,6 +14,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable
+from fractions import Fraction
 
 import pytest
 
@@ -28,15 +29,8 @@ COUNT = int(os.environ.get("R1_FUZZ_ANSWERS", "4000"))
 SECONDS = 1.0
 QUICK_SECONDS = 1.0
 FORMULA_SHARE = 0.1
-RIGHT = {
-    "3": {"3", "3.0"},
-    "-17": {"-17", "-17.0"},
-    "\\frac{1}{2}": {"\\frac{1}{2}", "1/2", "0.5"},
-    "1,234": {"1,234", "1234"},
-    "C": {"C", "c", "(C)", "(c)"},
-    "Evelyn": {"Evelyn", "evelyn", "eVELYN"},
-}
-"""Golds that are numbers or words, and every way to be right that the generator below has."""
+NUMBERS = {"3": Fraction(3), "-17": Fraction(-17), "\\frac{1}{2}": Fraction(1, 2), "1,234": Fraction(1234)}
+WORDS = {"C": {"c", "(c)"}, "Evelyn": {"evelyn"}}
 FORMULAS = (
     "x^2+1",
     "\\sqrt{2}",
@@ -48,7 +42,8 @@ FORMULAS = (
     "\\sin(x)",
     "a+b",
 )
-GOLDS = (*RIGHT, *FORMULAS)
+PLAIN = (*NUMBERS, *WORDS)
+GOLDS = (*PLAIN, *FORMULAS)
 _ATOMS = (
     *[
         "9",
@@ -258,51 +253,71 @@ def _may_be_right(gold: str, answer: str | None) -> bool:
         return False
     if gold in FORMULAS:
         return confirms(gold, answer)
-    bare = re.sub(r"^[A-Za-z]\s*=\s*", "", answer.strip("$. "))
-    ratio = re.fullmatch(r"\\frac\{(.*)\}\{1\}", bare)
-    return (ratio[1] if ratio else bare) in RIGHT[gold]
+    if gold in WORDS:
+        return answer.strip("$. ").lower() in WORDS[gold]
+    bare = re.sub(r"^[A-Za-z]\s*=\s*|\s", "", answer.replace("\\%", "").strip("$.% "))
+    parts = re.fullmatch(r"([+-]?)\\frac\{([^{}]*)\}\{([^{}]*)\}|([^/]*)(?:/([^/]*))?", bare)
+    if parts is None:
+        return False
+    sign, above, below, left, right = parts.groups()
+    value, divisor = (
+        _number(left if above is None else above),
+        _number((right if above is None else below) or "1"),
+    )
+    if value is None or not divisor:
+        return False
+    return (-1 if sign == "-" else 1) * value / divisor == NUMBERS[gold]
+
+
+def _number(text: str) -> Fraction | None:
+    written = re.fullmatch(r"[+-]?(?:\d+|\d{1,3}(?:,\d{3})+)(?:\.\d*)?(?:[eE][+-]?\d{1,3})?", text, re.ASCII)
+    return Fraction(text.replace(",", "").replace(".e", "e").removesuffix(".")) if written else None
+
+
+def _judged(pool: MathPool, gold: str, response: str) -> tuple[Verdict, bool]:
+    """The verdict, and whether math-verify was asked; each part within its deadline."""
+    started = time.monotonic()
+    found = AnswerExtractor(AnswerStyle.TAG).extract(response)
+    if found.answer is None:
+        quick: Verdict | Question = Verdict(Outcome.WRONG, detail=found.reason)
+    else:
+        quick = judge_quickly(gold, found.answer)
+    asked = time.monotonic()
+    assert asked - started < QUICK_SECONDS, (gold, response)
+    if isinstance(quick, Verdict):
+        return quick, False
+    assert found.answer is not None
+    verdict = verdict_of(quick, found.answer, pool.compare(quick.gold, quick.answer))
+    assert time.monotonic() - asked < WALL_FACTOR * SECONDS + 8.0, (gold, response)
+    assert "process died" not in verdict.detail, (gold, response)
+    return verdict, True
 
 
 @pytest.mark.timeout(3600)
 def test_hostile_answers(record_property: Callable[[str, object], None]) -> None:
     rng = random.Random(20261124)
-    counts: Counter[Outcome] = Counter()
-    by_algebra: Counter[Outcome] = Counter()
+    quick: Counter[Outcome] = Counter()
+    algebra: Counter[Outcome] = Counter()
+    false_correct = []
     with MathPool(workers=1, seconds=SECONDS) as pool:
         pool.compare("1", "1")
         for _ in range(COUNT):
-            gold = rng.choice(FORMULAS if rng.random() < FORMULA_SHARE else tuple(RIGHT))
+            gold = rng.choice(FORMULAS if rng.random() < FORMULA_SHARE else PLAIN)
             answer = hostile_answer(rng, gold)
             hedged = rng.random() < 0.25
             response = rng.choice(_HEDGED if hedged else _HONEST).replace("GOLD", gold).replace("{}", answer)
-            case = (gold, response)
-            started = time.monotonic()
-            found = AnswerExtractor(AnswerStyle.TAG).extract(response)
-            verdict = (
-                Verdict(Outcome.WRONG, detail=found.reason)
-                if found.answer is None
-                else judge_quickly(gold, found.answer)
-            )
-            assert time.monotonic() - started < QUICK_SECONDS, case
-            if isinstance(verdict, Question):
-                assert found.answer is not None
-                asked = time.monotonic()
-                verdict = verdict_of(verdict, found.answer, pool.compare(verdict.gold, verdict.answer))
-                assert time.monotonic() - asked < WALL_FACTOR * SECONDS + 8.0, case
-                by_algebra[verdict.outcome] += 1
-            counts[verdict.outcome] += 1
-            assert "process died" not in verdict.detail, case
-            assert verdict.outcome is not Outcome.CORRECT or _may_be_right(gold, _tagged_answer(response)), (
-                case
-            )
-            if hedged and not re.search("</?(answer|think)>", answer):
-                assert verdict.outcome is not Outcome.CORRECT, case
-    print(
-        f"{counts.total()} hostile answers: {dict(counts)}; {by_algebra.total()} by algebra: {dict(by_algebra)}"
-    )
+            verdict, by_algebra = _judged(pool, gold, response)
+            (algebra if by_algebra else quick)[verdict.outcome] += 1
+            never = hedged and not re.search("</?(answer|think)>", answer)
+            if verdict.outcome is Outcome.CORRECT and (
+                never or not _may_be_right(gold, _tagged_answer(response))
+            ):
+                false_correct.append((gold, response))
+    print(f"hostile answers: {dict(quick)} and by algebra: {dict(algebra)}")
+    assert false_correct == []
     # The checks have something to check: right answers in both paths, and a real share of algebra.
-    assert by_algebra.total() >= COUNT // 20
-    assert by_algebra[Outcome.CORRECT] >= COUNT // 1000
-    assert counts[Outcome.CORRECT] > by_algebra[Outcome.CORRECT]
-    record_property("count: hostile answers judged", counts.total())
-    record_property("count: of them by algebra", by_algebra.total())
+    assert algebra.total() >= COUNT // 20
+    assert quick[Outcome.CORRECT] >= COUNT // 200
+    assert algebra[Outcome.CORRECT] >= COUNT // 1000
+    record_property("count: hostile answers judged", quick.total() + algebra.total())
+    record_property("count: of them by algebra", algebra.total())
