@@ -4,8 +4,8 @@ What is expected decides how the answer is read:
 - a number (GSM8K, AIME, the micro world): exact rational comparison in this process, no algebra. Anything that is not a number
   is WRONG, an unevaluated expression too.
 - text (`Evelyn`, `C`, `even`): equal after case, whitespace and `\text{}` are set aside.
-- any other mathematics: math-verify, in `math_pool`. An answer that reads as mathematics but cannot be parsed is UNPARSED:
-  our reader's failure, masked and counted. An answer in plain words is WRONG.
+- any other mathematics: math-verify, in `math_pool`. A capital is another letter than the small one. An answer that reads as
+  mathematics but cannot be parsed is UNPARSED: our reader's failure, masked and counted. An answer in plain words is WRONG.
 """
 
 from __future__ import annotations
