@@ -33,7 +33,10 @@ EXIT_FILE = "R1_EXIT_FILE"
 """Environment variable: where a task writes {"exit_code", "error"} when it ends non-zero."""
 
 STOP_GRACE_S = 30.0
-"""Seconds between SIGTERM and SIGKILL: time for a training job to write its checkpoint."""
+"""Seconds between SIGTERM and SIGKILL: time for a training job to end its step and write its checkpoint."""
+
+STOP_GRACE = "R1_STOP_GRACE_SECONDS"
+"""Environment variable that overrides it, for models whose steps take longer."""
 
 BUSY_PAUSES_S = (2.0, 4.0, 8.0, 16.0, 30.0)
 """Between looks whether the other stage has ended; the last one again and again."""
@@ -99,6 +102,7 @@ class StageRun:
         self._worktree, self._address = worktree, address
         self._env = stage_environment(worktree, address, env or {})
         self._redact = Redactor(self._env)
+        self._grace_s = float(self._env.get(STOP_GRACE, STOP_GRACE_S))
         self._process: subprocess.Popen[str] | None = None
         self._told_to_stop = threading.Event()
 
@@ -218,17 +222,18 @@ class StageRun:
             reaper.join()
             watchdog.communicate("done")
 
-    def stop(self, grace_s: float = STOP_GRACE_S) -> None:
+    def stop(self, grace_s: float | None = None) -> None:
         """Stop dvc, the stage and everything it started; returns when none of it is left."""
         self._told_to_stop.set()
         if self._process is not None:
+            grace_s = self._grace_s if grace_s is None else grace_s
             processes.stop((self._process.pid,), _mark(self._worktree, self._address), grace_s)
             self._process.poll()
 
     def _stop_orphans(self, process: subprocess.Popen[str]) -> None:
         """Once dvc has ended nothing of its stage may go on: an orphan would hold the output open, and compute twice."""
         process.wait()
-        processes.stop((process.pid,), _mark(self._worktree, self._address), STOP_GRACE_S)
+        processes.stop((process.pid,), _mark(self._worktree, self._address), self._grace_s)
 
     def _start(self, command: Sequence[str]) -> subprocess.Popen[str]:
         self._process = subprocess.Popen(
@@ -248,7 +253,7 @@ class StageRun:
 
     def _watch(self, pgid: int) -> subprocess.Popen[str]:
         script = [sys.executable, "-I", "-S", processes.__file__]
-        arguments = [str(pgid), _mark(self._worktree, self._address), str(STOP_GRACE_S)]
+        arguments = [str(pgid), _mark(self._worktree, self._address), str(self._grace_s)]
         return subprocess.Popen(
             [*script, *arguments], stdin=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -260,7 +265,7 @@ class StageRun:
             on_line(
                 f"an earlier attempt of {self._address} still runs (pids {sorted(left)}); stopping it first"
             )
-            processes.stop((), mark, STOP_GRACE_S)
+            processes.stop((), mark, self._grace_s)
 
 
 def _failure(address: str, dvc_code: int, exit_file: Path, output: Output, redact: Redactor) -> StageFailed:

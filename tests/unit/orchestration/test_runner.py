@@ -31,6 +31,10 @@ if what == "traceback":
     raise RuntimeError("boom")
 if what == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
+if what == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("will not stop", flush=True)
+    time.sleep(600)
 if what == "wait":
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     pathlib.Path("started").touch()
@@ -242,12 +246,29 @@ def test_a_stage_that_waits_for_another_one_can_be_stopped(repo, dvc_of_another_
     assert failures[0].retry
 
 
+def test_the_grace_of_a_stage_that_is_stopped_is_the_workers_to_set(repo, monkeypatch):
+    """A stage that ignores SIGTERM lives as long as its grace."""
+    monkeypatch.setenv("R1_STOP_GRACE_SECONDS", "2.5")
+    stage, lines = run(repo, "stubborn")
+    waiting = threading.Thread(target=lambda: pytest.raises(StageFailed, stage.wait, lines.append))
+    waiting.start()
+    deadline = time.monotonic() + 60
+    while not any("will not stop" in line for line in lines):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    began = time.monotonic()
+    stage.stop()
+    assert 2.4 < time.monotonic() - began < 20
+    waiting.join(timeout=30)
+    assert not waiting.is_alive()
+
+
 def test_a_stage_told_to_stop_while_it_is_being_started_does_not_run(repo):
     stage, lines = run(repo, "eight")
     stage.stop()
     with pytest.raises(StageFailed, match="killed by signal"):
         stage.wait(lines.append)
-    assert (repo / "out").read_text() != "eight"
+    assert "stage says eight" not in lines
 
 
 def test_airflows_secrets_do_not_reach_a_stage(repo, monkeypatch):
