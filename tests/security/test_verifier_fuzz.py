@@ -255,7 +255,7 @@ def _may_be_right(gold: str, answer: str | None) -> bool:
         return confirms(gold, answer)
     if gold in WORDS:
         return answer.strip("$. ").lower() in WORDS[gold]
-    bare = re.sub(r"^[A-Za-z]\s*=\s*|\s", "", answer.replace("\\%", "").strip("$.% "))
+    bare = re.sub(r"^[A-Za-z]\s*=\s*|\s", "", answer.replace("\\%", "").strip("$.% ").rstrip("\\ "))
     parts = re.fullmatch(r"([+-]?)\\frac\{([^{}]*)\}\{([^{}]*)\}|([^/]*)(?:/([^/]*))?", bare)
     if parts is None:
         return False
