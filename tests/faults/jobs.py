@@ -6,12 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_lib.training.spec import JobSpec
-from tests.unit.training.tiny import engine_params, grpo_spec
-
-
-def learning_spec(**overrides: Any) -> JobSpec:
-    """A job whose weights move. No random model finds an answer, but some of its words are English: that it is paid for."""
-    return grpo_spec(rewards={"accuracy": 1.0, "format": 0.1, "language": 1.0}, **overrides)
+from tests.unit.training.tiny import engine_params
 
 
 def reward_spec(**overrides: Any) -> JobSpec:

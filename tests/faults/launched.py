@@ -52,10 +52,28 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def beat(root: Path, rank: int) -> tuple[int, int]:
-    """(steps finished, pid)."""
-    (path,) = root.glob(f"checkpoints/*/rank-{rank}.alive")
+    """(steps finished, pid), once it has given a sign of life."""
+    deadline = time.monotonic() + 60
+    while not (found := list(root.glob(f"checkpoints/*/rank-{rank}.alive"))):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (path,) = found
     line = json.loads(path.read_text())
     return line[1], line[3]
+
+
+def pid_of(root: Path, rank: int) -> int:
+    """The process of that rank."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            mine = Path(process.cwd()).is_relative_to(root) and process.environ().get("RANK") == str(rank)
+        except psutil.Error:
+            continue
+        if mine and "pipeline_lib.training.job" in process.cmdline():
+            found.append(process.pid)
+    (pid,) = found
+    return pid
 
 
 def wait_for_checkpoint(root: Path, process: subprocess.Popen[str], step: int) -> None:

@@ -17,8 +17,8 @@ import pytest
 
 from pipeline_lib.tracking.journal import SUFFIX
 from pipeline_lib.tracking.run import _open_journal
-from tests.faults.jobs import learning_spec, outputs
-from tests.unit.training.tiny import build_world
+from tests.faults.jobs import outputs
+from tests.unit.training.tiny import build_world, grpo_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 DAY = 86_400.0
@@ -41,7 +41,7 @@ from pipeline_lib.launch import run_job
 from pipeline_lib.training.spec import JobSpec
 run_job(JobSpec.from_json(Path("spec.json").read_text()))
 """
-SPEC = learning_spec(steps=8, kl_coef=0.01)
+SPEC = grpo_spec(steps=8, kl_coef=0.01)
 WALL_CLOCK = re.compile(r"\btime\.time(?:_ns)?\(|\bdatetime\.(?:now|utcnow|today)\(")
 MAY_READ_IT = {
     "pipeline_lib/tracking/journal.py": "MLflow shows when something happened",

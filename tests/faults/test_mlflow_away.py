@@ -18,9 +18,8 @@ import pytest
 
 from pipeline_lib.tracking.journal import Journal, journals
 from pipeline_lib.tracking.locations import EXPERIMENT, journal_dir
-from tests.faults.jobs import learning_spec
 from tests.integration.test_mlflow_runs import SOURCE, settle, start_stage, wait_for
-from tests.unit.training.tiny import build_world
+from tests.unit.training.tiny import build_world, grpo_spec
 
 AWAY_SECONDS = float(os.environ.get("R1_AWAY_SECONDS", "10"))
 STEP_SECONDS = 0.2
@@ -81,7 +80,7 @@ def test_a_server_that_is_away_during_training_gets_every_step_once(tmp_path: Pa
         port = probe.getsockname()[1]
     uri = f"http://127.0.0.1:{port}"
     steps = int((AWAY_SECONDS + 10) / STEP_SECONDS)
-    spec = learning_spec(steps=steps, checkpoint_every=50)
+    spec = grpo_spec(steps=steps, checkpoint_every=50)
     build_world(tmp_path)
     (tmp_path / "data.txt").write_text("x")
     (tmp_path / "spec.json").write_text(spec.to_json(), encoding="utf-8")

@@ -20,10 +20,11 @@ from pipeline_lib.orchestration.runner import STOP_GRACE_S
 from pipeline_lib.training.checkpoint import verify
 from pipeline_lib.training.spec import JobSpec
 from tests.faults import launched
-from tests.faults.jobs import learning_spec, outputs, reward_spec
+from tests.faults.jobs import outputs, reward_spec
 from tests.unit.training.tiny import (
     build_world,
     finish_job,
+    grpo_spec,
     on_ranks,
     sft_spec,
     start_job,
@@ -67,9 +68,9 @@ def _kill_after(root: Path, spec: JobSpec, checkpoint: str) -> None:
 
 
 SPECS = {
-    "grpo": (learning_spec(steps=6, kl_coef=0.01, minibatches=2, reference_refresh_steps=3), "step-00000002"),
-    "dapo": (learning_spec(steps=5, algorithm="dapo"), "step-00000002"),
-    "ppo": (learning_spec(steps=5, algorithm="ppo"), "step-00000002"),
+    "grpo": (grpo_spec(steps=6, kl_coef=0.01, minibatches=2, reference_refresh_steps=3), "step-00000002"),
+    "dapo": (grpo_spec(steps=5, algorithm="dapo"), "step-00000002"),
+    "ppo": (grpo_spec(steps=5, algorithm="ppo"), "step-00000002"),
     "sft": (sft_spec(), "step-00000004"),
     "the first reward model": (reward_spec(), "helpfulness/step-00000004"),
     "the second reward model": (reward_spec(), "safety/step-00000004"),
@@ -88,7 +89,7 @@ def test_kill_and_resume_is_bit_identical(tmp_path, name):
 
 
 STOPPED = {
-    "grpo": (learning_spec(steps=8, checkpoint_every=100), 2, ""),
+    "grpo": (grpo_spec(steps=8, checkpoint_every=100), 2, ""),
     "sft": (sft_spec(checkpoint_every=100), 2, ""),
     "reward_models": (reward_spec(epochs=1, checkpoint_every=100), 8, "safety"),
 }
@@ -131,7 +132,7 @@ def _slow_steps() -> None:
 
 @pytest.mark.slow
 def test_a_damaged_checkpoint_is_told_and_the_one_before_used(tmp_path, capfd):
-    spec = learning_spec(steps=7)
+    spec = grpo_spec(steps=7)
     whole, damaged = _world(tmp_path / "whole"), _world(tmp_path / "damaged")
     finish_job(whole, spec)
     _kill_after(damaged, spec, "step-00000004")
@@ -173,7 +174,7 @@ def test_a_disk_that_fills_up_in_mid_checkpoint_ends_the_job_with_one_line_and_t
     tmp_path, capfd, share
 ):
     """ENOSPC of a real file system: two checkpoints fit, and of the third that share."""
-    spec = learning_spec(steps=8)
+    spec = grpo_spec(steps=8)
     whole, full = _world(tmp_path / "whole"), _world(tmp_path / "full")
     finish_job(whole, spec)
     checkpoint = _size(max((whole / "job").glob("step-*")))
@@ -201,7 +202,7 @@ def test_a_disk_that_fills_up_in_mid_checkpoint_ends_the_job_with_one_line_and_t
 @pytest.mark.slow
 def test_a_limit_on_file_sizes_ends_the_job_with_one_line_and_its_last_checkpoint(tmp_path, capfd):
     """No file may grow beyond 50 kB (RLIMIT_FSIZE), which a checkpoint does and the captured output not."""
-    spec = learning_spec(steps=8)
+    spec = grpo_spec(steps=8)
     whole, full = _world(tmp_path / "whole"), _world(tmp_path / "full")
     finish_job(whole, spec)
     process = start_job(full, spec, prepare=_slow_steps)
@@ -234,7 +235,7 @@ def _run_here(root: Path, spec: JobSpec) -> None:
 @pytest.mark.parametrize("zero", [0, 2, 3])
 def test_a_rank_killed_in_mid_step_ends_the_other_and_both_resume_exactly(tmp_path, zero):
     """The DeepSpeed launcher runs both ranks, notes that one was killed, and ends the other; the retry needs neither."""
-    spec = learning_spec(steps=12, kl_coef=0.01, engine={"world_size": 2, "zero_stage": zero})
+    spec = grpo_spec(steps=60, kl_coef=0.01, engine={"world_size": 2, "zero_stage": zero})
     whole = launched.world_with(tmp_path / "whole", spec)
     killed = launched.world_with(tmp_path / "killed", spec)
     on_ranks(2, lambda: _run_here(whole, spec))
@@ -242,8 +243,8 @@ def test_a_rank_killed_in_mid_step_ends_the_other_and_both_resume_exactly(tmp_pa
     draw = random.Random(10 * RANK_KILL_SEED + zero)
     process = launched.start(killed)
     launched.wait_for_checkpoint(killed, process, 2)
-    _, pid = launched.beat(killed, draw.randrange(2))
-    time.sleep(draw.uniform(0.0, 0.3))
+    pid = launched.pid_of(killed, draw.randrange(2))
+    time.sleep(draw.uniform(0.0, 0.5))
     os.kill(pid, signal.SIGKILL)
     code, said = launched.end(process)
     assert code == 1, said  # neither 2 nor 3: it is retried

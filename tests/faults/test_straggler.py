@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.jobs import learning_spec, outputs
+from tests.faults.jobs import outputs
 from tests.faults.launched import beat, end, processes_in, start, wait_for_checkpoint, world_with
+from tests.unit.training.tiny import grpo_spec
 
 PATIENCE = 6.0
 PAUSE = 3.0
-SPEC = learning_spec(steps=14, kl_coef=0.01, engine={"world_size": 2})
+SPEC = grpo_spec(steps=60, kl_coef=0.01, engine={"world_size": 2})
 
 pytestmark = pytest.mark.slow
 

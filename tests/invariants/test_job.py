@@ -49,3 +49,10 @@ def test_every_step_logs_how_far_sampler_and_trainer_are_apart(world):
         assert shares == sorted(shares, reverse=True)
         assert 0.0 <= row["logprob_diff_mean"] <= row["logprob_diff_max"] < 1e-3
         assert shares[-1] == 0.0
+
+
+def test_the_job_that_other_tests_resume_and_repeat_learns(world):
+    """Two runs that both learn nothing are equal whatever is broken."""
+    finish_job(world, grpo_spec(steps=2))
+    before, after = (world / f"models/{name}/model.safetensors" for name in ("base", "r1_zero"))
+    assert after.read_bytes() != before.read_bytes()

@@ -250,7 +250,12 @@ def test_the_grace_of_a_stage_that_is_stopped_is_the_workers_to_set(repo, monkey
     """A stage that ignores SIGTERM lives as long as its grace."""
     monkeypatch.setenv("R1_STOP_GRACE_SECONDS", "2.5")
     stage, lines = run(repo, "stubborn")
-    waiting = threading.Thread(target=lambda: pytest.raises(StageFailed, stage.wait, lines.append))
+
+    def wait() -> None:
+        with pytest.raises(StageFailed):
+            stage.wait(lines.append)
+
+    waiting = threading.Thread(target=wait)
     waiting.start()
     deadline = time.monotonic() + 60
     while not any("will not stop" in line for line in lines):

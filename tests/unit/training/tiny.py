@@ -132,6 +132,8 @@ def build_world(root: Path, family: str = "qwen") -> None:
 
 
 def grpo_spec(**overrides: Any) -> JobSpec:
+    """A job whose weights move: no random model finds an answer, but some of its words are English, and those are paid for."""
+    overrides = {"rewards": {"accuracy": 1.0, "format": 0.1, "language": 1.0}, **overrides}
     engine = engine_params(**overrides.pop("engine", {}))
     return JobSpec(
         kind="grpo",
