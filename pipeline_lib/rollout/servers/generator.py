@@ -30,8 +30,8 @@ from pipeline_lib.rollout.servers.local import LocalServer
 from pipeline_lib.rollout.servers.placement import deal, servers_of_rank
 from pipeline_lib.rollout.servers.pool import Place, ServerPool
 from pipeline_lib.rollout.servers.weights import DirectoryFiles, MemoryFiles, WeightFiles
-from pipeline_lib.storage.allowed import require_allowed, require_allowed_servers
 from pipeline_lib.rollout.vllm_generator import end_ids, require_positions, require_room
+from pipeline_lib.storage.allowed import require_allowed, require_allowed_servers
 from pipeline_lib.types import Completion, SamplingParams
 
 if TYPE_CHECKING:
