@@ -12,12 +12,12 @@ from pipeline_lib.params._base import Fraction, Name, PositiveFloat, PositiveInt
 _WORD = r"^[^\s'\"\\]*$"
 """One word of a script's header: a line break in it would be a line of the script, a space another option."""
 _SBATCH = frozenset({
-    "acctg-freq", "bb", "begin", "cluster-constraint", "comment", "constraint", "contiguous", "core-spec", "cores-
-    per-socket", "cpu-freq", "cpus-per-gpu", "cpus-per-task", "dependency", "distribution", "exclude", "exclusive",
+    "acctg-freq", "bb", "begin", "cluster-constraint", "comment", "constraint", "contiguous", "core-spec",
+    "cores-per-socket", "cpu-freq", "cpus-per-gpu", "cpus-per-task", "dependency", "distribution", "exclude", "exclusive",
     "extra-node-info", "gpu-bind", "gpu-freq", "gres", "gres-flags", "hint", "hold", "licenses", "mail-type", "mem",
     "mem-bind", "mem-per-cpu", "mem-per-gpu", "mincpus", "network", "nice", "nodelist", "oversubscribe", "prefer",
-    "priority", "qos", "reservation", "sockets-per-node", "spread-job", "switches", "thread-spec", "threads-per-
-    core", "time-min", "tmp", "tres-bind", "tres-per-task", "use-min-nodes", "wckey",
+    "priority", "qos", "reservation", "sockets-per-node", "spread-job", "switches", "thread-spec",
+    "threads-per-core", "time-min", "tmp", "tres-bind", "tres-per-task", "use-min-nodes", "wckey",
 })  # fmt: skip
 """sbatch options that say where and when a job runs. The launcher sets others itself, and some would let whoever
 triggers a run write files (output), run the job as somebody else (uid) or more than once (array)."""
