@@ -70,8 +70,6 @@ V2 = {
     "train_r1_zero.rewards.format": 1.0,
     "train_reasoning_rl.rewards.language": 1.0,
     "train_all_task_rl.temperature": 0.7,
-    "train_all_task_rl.steps": 1_700,
-    "train_all_task_rl.general_last_steps": 400,
     "train_reward_models.batch_size": 256,
     "train_reward_models.learning_rate": 6e-6,
     "train_reward_models.epochs": 1,
@@ -117,12 +115,23 @@ def test_the_deepseek_profile_holds_the_reports_value(key):
     assert _at(compose("deepseek-v3", root=ROOT), key) == V2[key]
 
 
-def test_the_deepseek_profile_reuses_a_rollout_as_the_report_does():
-    section = compose("deepseek-v3", root=ROOT)["train_r1_zero"]
+@pytest.mark.parametrize("stage", ["train_r1_zero", "train_reasoning_rl", "train_all_task_rl"])
+def test_the_deepseek_profile_reuses_a_rollout_as_the_report_does(stage):
+    section = compose("deepseek-v3", root=ROOT)[stage]
     assert section["problems_per_step"] * section["group_size"] == 8_192
     assert section["problems_per_step"] // section["minibatches"] == 32
-    assert section["steps"] * section["minibatches"] == 10_400
     assert section["reference_refresh_steps"] * section["minibatches"] == 400
+
+
+def test_the_deepseek_profile_takes_the_reports_optimizer_steps():
+    """Stage 4's are a multiple of 16 minibatches, the next below; stage 2's are this project's own."""
+    tree = compose("deepseek-v3", root=ROOT)
+    steps = {
+        stage: tree[stage]["steps"] * tree[stage]["minibatches"]
+        for stage in ("train_r1_zero", "train_all_task_rl")
+    }
+    assert steps == {"train_r1_zero": 10_400, "train_all_task_rl": 1_696}
+    assert tree["train_all_task_rl"]["general_last_steps"] * 16 == 400
 
 
 @pytest.mark.parametrize("key", LESSON)
