@@ -17,6 +17,12 @@ from pipeline_lib.algorithms.safety import safety_loss
 from pipeline_lib.algorithms.sft import sft_loss
 
 SETTINGS = PolicySettings(0.2, 0.28, 0.05, "k3", 1.5, 9)
+OF = {
+    "this project's": SETTINGS,
+    "the lesson's": PolicySettings(0.2, 0.2, 0.01, "k1", 2.0, 9),
+    "v2's": PolicySettings(10.0, 10.0, 0.001, "k3", 2.0, 9),
+    "k2": PolicySettings(0.2, 0.2, 0.5, "k2", 0.9, 9),
+}
 LENGTHS = [4, 1, 6, 3]
 
 
@@ -43,10 +49,10 @@ def _plain(name: str, terms: PolicyTerms, s: PolicySettings) -> torch.Tensor:
         answer = torch.zeros(())
         for t in range(length):
             new, old = terms.logprobs_BT[i, t], terms.old_logprobs_BT[i, t]
-            a = terms.advantages_BT[i, 0]
+            a = terms.advantages_BT[i, t if terms.advantages_BT.shape[1] > 1 else 0]
             sampler = terms.sampler_logprobs_BT[i, t]
             d = terms.reference_logprobs_BT[i, t] - new
-            kl = torch.exp(d) - d - 1
+            kl = {"k1": -d, "k2": d * d / 2, "k3": torch.exp(d) - d - 1}[s.kl_estimator]
             if name == "reinforce":
                 gain = a * new * min(torch.exp(new.detach() - sampler).item(), s.importance_cap)
             else:
@@ -69,11 +75,15 @@ def _plain(name: str, terms: PolicyTerms, s: PolicySettings) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", list(OBJECTIVES))
 @pytest.mark.parametrize("seed", [0, 1])
-def test_loss_and_gradient_equal_the_plain_implementation(name, seed):
-    terms = _terms(seed)
+@pytest.mark.parametrize("of", OF)
+def test_loss_and_gradient_equal_the_plain_implementation(name, seed, of):
+    terms, settings = _terms(seed), OF[of]
+    if objective_named(name).critic:  # one advantage a token
+        drawn = torch.randn(terms.mask_BT.shape, generator=torch.Generator().manual_seed(seed))
+        terms = replace(terms, advantages_BT=drawn)
     totals = Totals(len(LENGTHS), sum(LENGTHS))
-    result = objective_named(name).loss(terms, SETTINGS, totals)
-    plain = _plain(name, terms, SETTINGS)
+    result = objective_named(name).loss(terms, settings, totals)
+    plain = _plain(name, terms, settings)
     torch.testing.assert_close(result.loss, plain)
     (gradient,) = torch.autograd.grad(result.loss, terms.logprobs_BT)
     (expected,) = torch.autograd.grad(plain, terms.logprobs_BT)
