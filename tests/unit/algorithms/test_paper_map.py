@@ -58,6 +58,35 @@ def test_every_row_has_a_target():
         assert TARGET.search(row), row
 
 
+FACTS = ROOT.parent / "shared" / "reference" / "r1_facts.md"
+CALLED = {
+    "3 rejection sampling + SFT": "3 rejection sampling",
+    "SFT (stages 1, 3)": "SFT, stages 1 and 3",
+}
+"""What the map calls a row of the facts by another name."""
+LESSON_ROWS = (
+    "accuracy rises", 'an "aha" jump', "appear undemonstrated", "variance within a group falls", "PPO 2×", "results table",
+    "R1-Zero against R1", "lineage: PPO", "lineage: self-consistency", "lineage: DAPO", "left open: language mixing",
+    "left open: no process rewards", "left open: reward hacking",
+)  # fmt: skip
+"""What the facts' last section says in sentences."""
+
+
+def test_every_fact_has_a_row():
+    if not FACTS.is_file():
+        pytest.skip(f"{FACTS} is not here: it is handed out beside the project, not inside it")
+    facts = [
+        line.split("|")[1].strip()
+        for line in FACTS.read_text(encoding="utf-8").splitlines()
+        if line.startswith("| ") and not line.startswith(("| stage |", "| item |"))
+    ]
+    assert len(facts) > 25
+    rows = [line.split("|")[1].strip() for line in PAGE.splitlines() if line.startswith("| ")]
+    missing = [fact for fact in facts if not any(row.startswith(CALLED.get(fact, fact)) for row in rows)]
+    assert missing == []
+    assert [row for row in LESSON_ROWS if not any(row in shown for shown in rows)] == []
+
+
 V2 = {
     "train_r1_zero.group_size": 16,
     "train_r1_zero.clip_low": 10.0,
