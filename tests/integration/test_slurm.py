@@ -14,8 +14,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,7 @@ from tests.unit.training.tiny import grpo_spec
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
+DAEMONS = ("munged", "slurmctld", "node1", "node2")
 
 CONF = """
 ClusterName=r1test
@@ -74,12 +76,56 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cluster:
-    """The running daemons."""
+    """The daemons, which can be killed and started again."""
 
     root: Path
     hosts: TwoHosts
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, name: str) -> None:
+        """Start one of DAEMONS."""
+        files = [f"--{kind}-file={self.root}/munge.{kind}" for kind in ("pid", "log", "seed")]
+        munge = [f"--key-file={self.root}/munge.key", f"--socket={self.root}/munge.socket", *files]
+        command = {
+            "munged": ["munged", "-F", "--force", *munge],
+            "slurmctld": ["slurmctld", "-D"],
+            "node1": ["slurmd", "-D", "-N", "node1"],
+            "node2": [*self.hosts.inside, "slurmd", "-D", "-N", "node2"],
+        }[name]
+        with (self.root / "daemons.out").open("ab") as out:
+            self.running[name] = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+
+    def kill(self, name: str) -> None:
+        """kill -9 of one of DAEMONS; the steps of a node go on."""
+        self.running[name].kill()
+        self.running[name].wait(timeout=60)
+
+    def stop(self) -> None:
+        """Stop all of them, the last one first, and what outlived a test that failed."""
+        for pid in self.processes_of("node1") | self.processes_of("node2"):
+            os.kill(pid, signal.SIGKILL)
+        for daemon in reversed(self.running.values()):
+            daemon.terminate()
+        for daemon in self.running.values():
+            daemon.wait(timeout=60)
+
+    def processes_of(self, node: str) -> set[int]:
+        """The ranks of a node, and the slurmstepd above them."""
+        marks = {f"SLURMD_NODENAME={node}".encode(), f"SLURM_CONF={self.root}/slurm.conf".encode()}
+        ranks = {pid for pid in _pids() if marks <= set(_read(pid, "environ").split(b"\0"))}
+        above = {
+            int(_read(pid, "stat").rpartition(b")")[2].split()[1]) for pid in ranks if _read(pid, "stat")
+        }
+        return ranks | {pid for pid in above if _read(pid, "comm").startswith(b"slurmstepd")}
+
+    def idle(self) -> int:
+        """How many nodes wait for work."""
+        try:
+            return self.say("sinfo", "--noheader", "--Node", "--format=%T").split().count("idle")
+        except subprocess.CalledProcessError:
+            return 0
 
     def say(self, *command: str) -> str:
         """What a Slurm command prints."""
@@ -99,15 +145,19 @@ def hosts() -> Iterator[TwoHosts]:
         yield both
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, hosts: TwoHosts) -> Iterator[Cluster]:
-    """Slurm on two hosts; every daemon is stopped by its own process id at the end."""
+def _require_programs() -> None:
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
         told = f"{', '.join(missing)} not installed; `make slurm` installs Debian's packages"
         if os.environ.get("CI"):
             pytest.fail(told)
         pytest.skip(told)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, hosts: TwoHosts) -> Iterator[Cluster]:
+    """Slurm on two hosts; every daemon is stopped by its own process id at the end."""
+    _require_programs()
     # munged refuses a socket path of more than 108 characters.
     root = tmp_path_factory.mktemp("slurm")
     root.chmod(0o755)
@@ -128,43 +178,34 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, hosts: TwoHosts) -> Iterat
     )
     before = os.environ.get("SLURM_CONF")
     os.environ["SLURM_CONF"] = str(conf)
-    files = [
-        f"--{name}={root}/munge.{name.removesuffix('-file')}"
-        for name in ("pid-file", "log-file", "seed-file")
-    ]
-    daemons: list[subprocess.Popen[bytes]] = []
+    found = Cluster(root, hosts)
     try:
-        for command in (
-            ["munged", "-F", "--force", f"--key-file={key}", f"--socket={root}/munge.socket", *files],
-            ["slurmctld", "-D"],
-            ["slurmd", "-D", "-N", "node1"],
-            [*hosts.inside, "slurmd", "-D", "-N", "node2"],
-        ):
-            with (root / "daemons.out").open("ab") as out:
-                daemons.append(subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL))
-            if command[0] == "munged":
+        for name in DAEMONS:
+            found.start(name)
+            if name == "munged":
                 until((root / "munge.socket").exists)
-        found = Cluster(root, hosts)
-        until(lambda: _idle(found) == 2, why=lambda: (root / "daemons.out").read_text()[-3000:])
+        until(lambda: found.idle() == 2, why=lambda: (root / "daemons.out").read_text()[-3000:])
         yield found
         # A step outlives its slurmd: what a test that failed left in the queue ends here.
         found.say("scancel", "--me")
         until(lambda: not found.say("squeue", "--noheader", "--me"))
     finally:
-        for daemon in reversed(daemons):
-            daemon.terminate()
-        for daemon in daemons:
-            daemon.wait(timeout=60)
+        found.stop()
         os.environ.pop("SLURM_CONF")
         if before is not None:
             os.environ["SLURM_CONF"] = before
 
 
-def _idle(cluster: Cluster) -> int:
+def _pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _read(pid: int, file: str) -> bytes:
+    """A file of /proc; empty when the process is gone."""
     try:
-        return cluster.say("sinfo", "--noheader", "--Node", "--format=%T").split().count("idle")
-    except subprocess.CalledProcessError:
-        return 0
+        return Path(f"/proc/{pid}/{file}").read_bytes()
+    except OSError:
+        return b""
 
 
 PROGRAM = """
@@ -358,6 +399,123 @@ def test_a_cancelled_job_is_an_error_that_says_so(world, cluster):
     _, err = parent.communicate(timeout=PATIENCE_S)
     assert parent.returncode == 75, err
     assert f"Slurm job {job} was stopped: it was cancelled" in err
+
+
+def _hear(parent: subprocess.Popen[str], words: str) -> None:
+    """Wait until the launcher says it; a launcher that is silent for too long is killed, which ends what it says."""
+    assert parent.stderr is not None
+    patience = threading.Timer(PATIENCE_S, parent.kill)
+    patience.start()
+    try:
+        said = []
+        for line in parent.stderr:
+            said.append(line)
+            if words in line:
+                return
+        raise AssertionError(f"{words!r} was not said: {said}")
+    finally:
+        patience.cancel()
+
+
+def test_a_controller_and_a_nodes_daemon_killed_under_a_running_job_are_waited_for(world, cluster):
+    """kill -9 of slurmctld and of one slurmd: the ranks go on, the launcher asks again, and one job is all there ever was."""
+    parent = _parent(world, _spec("wait"))
+    until(lambda: all((world / f"started-{rank}").exists() for rank in (0, 1)))
+    [job] = cluster.jobs(world)
+    # The controller writes jobs to its disk some seconds late; what it has not written is nobody's job after a kill.
+    cluster.say("scontrol", "update", f"JobId={job}", "Comment=is-on-the-disk")
+    until(lambda: b"is-on-the-disk" in (cluster.root / "state" / "job_state").read_bytes())
+    for daemon in ("slurmctld", "node2"):
+        cluster.kill(daemon)
+    try:
+        _hear(parent, f"Slurm job {job}: Slurm does not answer: ")
+        assert parent.poll() is None
+    finally:
+        for daemon in ("slurmctld", "node2"):
+            cluster.start(daemon)
+    until(lambda: _answers(cluster))
+    assert cluster.jobs(world) == {job: "RUNNING"}
+    (world / "go").touch()
+    out, err = parent.communicate(timeout=PATIENCE_S)
+    assert parent.returncode == 0, err
+    assert "1.5" in out
+    until(lambda: cluster.idle() == 2)
+    assert cluster.jobs(world) == {job: "COMPLETED"}
+    assert [(world / f"started-{rank}").read_text() for rank in (0, 1)] == ["x", "x"]
+
+
+def _answers(cluster: Cluster) -> bool:
+    return subprocess.run(["scontrol", "ping"], capture_output=True, timeout=60).returncode == 0
+
+
+@pytest.fixture
+def short_patience(cluster) -> Iterator[None]:
+    """A node that does not answer for 5 s is lost; Slurm's own default is 300."""
+    conf = cluster.root / "slurm.conf"
+    before = conf.read_text()
+    conf.write_text(before + "SlurmdTimeout=5\n")
+    cluster.say("scontrol", "reconfigure")
+    yield
+    conf.write_text(before)
+    cluster.say("scontrol", "reconfigure")
+    until(lambda: cluster.idle() == 2)
+
+
+def _lose_node2(world: Path, cluster: Cluster) -> None:
+    """Kill the second node: its daemon, its ranks and what watches over them."""
+    until(lambda: all((world / f"started-{rank}").exists() for rank in (0, 1)))
+    cluster.kill("node2")
+    lost = cluster.processes_of("node2")
+    assert len(lost) >= 2, "no rank and no slurmstepd"
+    for pid in lost:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_job_whose_node_is_lost_is_queued_again_by_slurm_and_stays_the_same_job(
+    world, cluster, short_patience
+):
+    parent = _parent(world, _spec("wait"))
+    _lose_node2(world, cluster)
+    try:
+        until(lambda: list(cluster.jobs(world).values()) == ["PENDING"])
+        assert parent.poll() is None
+    finally:
+        cluster.start("node2")
+    (world / "go").touch()
+    out, err = parent.communicate(timeout=PATIENCE_S)
+    assert parent.returncode == 0, err
+    assert "1.5" in out
+    assert len(cluster.jobs(world)) == 1
+    assert [(world / f"started-{rank}").read_text() for rank in (0, 1)] == ["xx", "xx"]
+
+
+def test_a_job_whose_node_is_lost_and_that_slurm_may_not_queue_again_ends_with_75_for_a_retry(
+    world, cluster, short_patience
+):
+    parent = _parent(world, _spec("wait", options=["--no-requeue"]))
+    _lose_node2(world, cluster)
+    try:
+        _, err = parent.communicate(timeout=PATIENCE_S)
+    finally:
+        cluster.start("node2")
+    assert list(cluster.jobs(world).values()) == ["NODE_FAIL"]
+    assert parent.returncode == Preempted.exit_code, err
+    assert "DUE TO NODE FAILURE" in err
+    assert err.splitlines()[-1] == "Preempted: stopped on request", "what the rank that was left said"
+    (world / "go").touch()
+    assert run_job(_spec("wait", options=["--no-requeue"])) == {"loss": 1.5}
+    assert len(cluster.jobs(world)) == 2
+
+
+def test_where_slurm_is_not_installed_ci_fails_and_a_person_is_told(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match=r"slurmctld.*not installed"):
+        _require_programs()
+    monkeypatch.setenv("CI", "1")
+    with pytest.raises(pytest.fail.Exception, match=r"slurmctld.*not installed"):
+        _require_programs()
+    assert "\nexport CI=1\n" in (ROOT / ".ci" / "run").read_text()
 
 
 def test_a_two_node_grpo_run_meets_its_time_limit_and_ends_as_two_local_ranks_do(
