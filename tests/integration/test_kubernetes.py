@@ -451,7 +451,12 @@ def test_an_image_that_cannot_be_pulled_ends_the_job(world, cluster, monkeypatch
         ({"volumes": {"work": "/elsewhere"}}, "", r"engine\.kubernetes\.volumes.*no volume holds the worktree"),
         ({"time_limit_minutes": 1, "grace_seconds": 60}, "", r"time_limit_minutes.*longer than grace_seconds"),
         ({"pod": {"volumes": []}}, "", r"engine\.kubernetes\.pod\.volumes"),
-        ({"pod": {"nodeSelektor": {}}}, "", r"spec\.template\.spec\.nodeSelektor.*not a field of a Job"),
+        ({"pod": {"nodeSelektor": {}}}, "", r"engine\.kubernetes\.pod\.nodeSelektor.*there are .*nodeSelector"),
+        (
+            {"pod": {"affinity": {"nodeAfinity": {}}}},
+            "",
+            r"spec\.template\.spec\.affinity\.nodeAfinity.*not a field of a Job",
+        ),
         ({"resources": {"memory": "64 GB"}}, "", "resources.limits: memory: 64 GB"),
         ({"context": "there"}, "", r"engine\.kubernetes\.context = 'there'"),
         ({"namespace": "elsewhere"}, "", 'namespaces "elsewhere" not found'),
