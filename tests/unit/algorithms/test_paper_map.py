@@ -64,27 +64,89 @@ CALLED = {
     "SFT (stages 1, 3)": "SFT, stages 1 and 3",
 }
 """What the map calls a row of the facts by another name."""
-LESSON_ROWS = (
-    "accuracy rises", 'an "aha" jump', "appear undemonstrated", "variance within a group falls", "PPO 2×", "results table",
-    "R1-Zero against R1", "lineage: PPO", "lineage: self-consistency", "lineage: DAPO", "left open: language mixing",
-    "left open: no process rewards", "left open: reward hacking",
-)  # fmt: skip
-"""What the facts' last section says in sentences."""
+SECTIONS = {
+    "The four stages and what stands around them": "The stages",
+    "Hyperparameters": "Hyperparameters",
+    "What the lesson says a reader should see happen": "What the lesson says a reader should see",
+}
+"""A section of the facts, and of the map."""
+SENTENCES = {
+    "Accuracy on hard problems": "accuracy rises",
+    "response length grows": "length grows",
+    'an "aha" jump': 'an "aha" jump',
+    "without being demonstrated": "appear undemonstrated",
+    "variance falls": "variance within a group falls",
+    "PPO needs 2×": "PPO 2×",
+    "Results table": "results table",
+    "R1-Zero against R1": "R1-Zero against R1",
+    "PPO, DPO": "lineage: PPO",
+    "self-consistency": "lineage: self-consistency",
+    "DAPO (clip bias": "lineage: DAPO",
+    "Left open: language mixing": "left open: language mixing",
+    "no process rewards": "left open: no process rewards",
+    "reward hacking": "left open: reward hacking",
+    "R1-Zero progression": "figure: R1-Zero's progression",
+    "GRPO advantages of one group": "figure: advantages of one group",
+    "emergent-behaviour timeline": "figure: timeline of behaviours",
+    "pipeline visualiser": "figure: pipeline",
+    "model-comparison dashboard": "figure: model comparison",
+}
+"""What the facts' last section says in sentences, and its row."""
+NOT_IN_THE_CODE = {
+    "DPO": "DPO",
+    "process reward models": "process reward models",
+    "o1": "o1",
+    "SFT against RL": "SFT against RL",
+    "GRPO simulator": "GRPO\nsimulator",
+    "lineage timeline": "lineage timeline",
+}
+"""What the page says that the code leaves out: named, with the reason, below its table."""
 
 
-def test_every_fact_has_a_row():
+def _section(page: str, heading: str) -> str:
+    assert f"\n## {heading}\n" in page, heading
+    return page.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+
+
+def _first_cells(text: str) -> list[str]:
+    return [
+        line.split("|")[1].strip()
+        for line in text.splitlines()
+        if line.startswith("| ") and not line.startswith(("| what |", "| stage |", "| item |"))
+    ]
+
+
+@pytest.fixture(scope="module")
+def facts() -> str:
     if not FACTS.is_file():
         pytest.skip(f"{FACTS} is not here: it is handed out beside the project, not inside it")
-    facts = [
-        line.split("|")[1].strip()
-        for line in FACTS.read_text(encoding="utf-8").splitlines()
-        if line.startswith("| ") and not line.startswith(("| stage |", "| item |"))
-    ]
-    assert len(facts) > 25
-    rows = [line.split("|")[1].strip() for line in PAGE.splitlines() if line.startswith("| ")]
-    missing = [fact for fact in facts if not any(row.startswith(CALLED.get(fact, fact)) for row in rows)]
-    assert missing == []
-    assert [row for row in LESSON_ROWS if not any(row in shown for shown in rows)] == []
+    return FACTS.read_text(encoding="utf-8")
+
+
+def test_every_section_of_the_facts_has_one_here(facts):
+    assert re.findall(r"^## (.+)$", facts, re.MULTILINE) == list(SECTIONS)
+
+
+@pytest.mark.parametrize(("theirs", "ours"), list(SECTIONS.items())[:2])
+def test_every_row_of_the_facts_has_a_row_of_the_same_section(facts, theirs, ours):
+    wanted, rows = _first_cells(_section(facts, theirs)), _first_cells(_section(PAGE, ours))
+    assert len(wanted) >= 6
+    assert [item for item in wanted if not any(row.startswith(CALLED.get(item, item)) for row in rows)] == []
+
+
+def test_every_sentence_of_the_lesson_has_a_row(facts):
+    theirs, ours = list(SECTIONS.items())[2]
+    said = " ".join(_section(facts, theirs).split())
+    rows = _first_cells(_section(PAGE, ours))
+    assert [sentence for sentence in (*SENTENCES, *NOT_IN_THE_CODE) if sentence not in said] == []
+    assert [row for row in SENTENCES.values() if not any(row in shown for shown in rows)] == []
+    left_out = PAGE.split("Not in the code, and so in no row:")[1].split("\n\n")[0]
+    assert [name for name in NOT_IN_THE_CODE.values() if name not in left_out] == []
+
+
+def test_the_cost_row_names_what_computes_hours_and_dollars():
+    (row,) = [line for line in PAGE.splitlines() if line.startswith("| cost |")]
+    assert {"tasks/plan.py", "pipeline_lib/capacity.py"} <= {file for file, _ in TARGET.findall(row)}
 
 
 V2 = {
