@@ -12,7 +12,6 @@ import itertools
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -24,7 +23,7 @@ from pathlib import Path
 from pipeline_lib.errors import EXIT_BAD_INPUT, EXIT_GATE_FAILED, EXIT_PREEMPTED, PipelineError
 from pipeline_lib.orchestration import dvc_locks, processes
 from pipeline_lib.orchestration.dvc_output import How, Output
-from pipeline_lib.orchestration.integrity import differing_outputs
+from pipeline_lib.orchestration.integrity import differing_outputs, remove_output
 from pipeline_lib.orchestration.redaction import Redactor
 from pipeline_lib.orchestration.remote_settings import ERROR_MARK, LOGS_ENV, REMOTE_ENV, remote_command
 from pipeline_lib.storage.dvc_cache import evict_damaged
@@ -159,6 +158,7 @@ class StageRun:
         result = self._attempt(on_line)
         if not self._cast_out_damaged(on_line):
             return result
+        self._remote("fetch", on_line)  # the remote may have it whole
         result = self._attempt(on_line)
         if self._cast_out_damaged(on_line):
             raise StageFailed(
@@ -177,8 +177,7 @@ class StageRun:
             f"running {self._address} again"
         )
         for path in wrong:
-            target = self._worktree / path
-            shutil.rmtree(target) if target.is_dir() else target.unlink()
+            remove_output(self._worktree / path)
         return True
 
     def _attempt(self, on_line: Callable[[str], None]) -> StageResult:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -17,9 +18,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline_lib.errors import StorageError
 from pipeline_lib.orchestration.detached import log_path
 from pipeline_lib.orchestration.dvc_output import How
-from pipeline_lib.orchestration.dvc_remote import DvcRemote, Run, object_address, run_path
+from pipeline_lib.orchestration.dvc_remote import DvcRemote, Run, listed, object_address, run_path
+from pipeline_lib.orchestration.integrity import refuse_damaged_inputs
 from pipeline_lib.orchestration.runner import StageFailed, StageRun
 from pipeline_lib.tracking.outputs import locked_stages
 from tests.seaweed import BUCKET, KEY, SECRET, Seaweed, free_ports, seaweed
@@ -368,3 +371,54 @@ def _into_cache(root: Path, folder: Path) -> None:
         target = root / ".dvc/cache/files/md5" / name[:2] / name[2:]
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(body)
+
+
+def _rot(root: Path, address: str) -> tuple[Path, bytes]:
+    """Rot the largest object of the stage's output in the local cache; its path, and what it was."""
+    (out,) = locked_stages(root)[address]["outs"]
+    store = root / ".dvc/cache/files/md5"
+    names = listed(store / out["md5"][:2] / out["md5"][2:])
+    file = max((store / name[:2] / name[2:] for name in names), key=lambda path: path.stat().st_size)
+    whole = file.read_bytes()
+    file.chmod(0o644)
+    file.write_bytes(b"rotten" + whole[6:])
+    file.chmod(0o444)
+    return file, whole
+
+
+def test_a_rotten_object_of_the_local_cache_is_refetched_for_the_stage_that_made_it(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    root = build(tmp_path / "root")
+    lines: list[str] = []
+    run(root, "prepare", env, lines)
+    before = content(root, "data")
+    file, whole = _rot(root, "prepare")
+    shutil.rmtree(root / "data")
+    lines.clear()
+    assert run(root, "prepare", env, lines) is How.RESTORED, lines
+    assert any("not what dvc.lock says; removed it and 1 damaged objects" in line for line in lines)
+    assert not [line for line in lines if line.endswith(" ran")]
+    assert content(root, "data") == before
+    assert file.read_bytes() == whole
+
+
+def test_a_rotten_input_is_refused_once_and_whole_for_the_retry(
+    env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What every stage asks before it reads (`tasks._main`), between two attempts of a stage by the real dvc."""
+    root = build(tmp_path / "root")
+    lines: list[str] = []
+    run(root, "prepare", env, lines)
+    before = content(root, "data")
+    file, whole = _rot(root, "prepare")
+    shutil.rmtree(root / "data")
+    subprocess.run([sys.executable, "-m", "dvc", "checkout", "--quiet", "prepare"], cwd=root, check=True)
+    assert content(root, "data") != before, "dvc hands on what it has"
+    monkeypatch.setenv("R1_REMOTE", env["R1_REMOTE"])
+    with pytest.raises(StorageError, match="1 objects of the DVC cache are damaged") as refused:
+        refuse_damaged_inputs(root, "train", "b")
+    assert StageFailed("train@b", refused.value.exit_code, "").retry
+    assert run(root, "train@b", env, lines) is How.COMPUTED
+    assert content(root, "data") == before
+    assert file.read_bytes() == whole

@@ -53,9 +53,24 @@ def test_sound_inputs_pass(worktree: Path) -> None:
 def test_a_rotten_object_is_refused_named_and_removed(worktree: Path) -> None:
     _object(worktree, WEIGHTS).write_bytes(b"rotten!")
     (worktree / "models/base/w").write_bytes(b"rotten!")
-    with pytest.raises(StorageError, match=r"models/base: not the bytes that dvc.lock names.*dvc repro"):
+    with pytest.raises(
+        StorageError, match=r"models/base: not the bytes that dvc.lock names.*dvc repro"
+    ) as refused:
         refuse_damaged_inputs(worktree, "train", None)
+    assert refused.value.exit_code == 2, "a retry would find it missing"
     assert not _object(worktree, WEIGHTS).exists()
+    assert not (worktree / "models/base").exists(), (
+        "a second call would find nothing wrong and let the stage read it"
+    )
+
+
+def test_where_a_remote_has_it_whole_a_retry_is_worth_while(worktree: Path, monkeypatch) -> None:
+    monkeypatch.setenv("R1_REMOTE", "s3://bucket/prefix")
+    _object(worktree, WEIGHTS).write_bytes(b"rotten!")
+    (worktree / "models/base/w").write_bytes(b"rotten!")
+    with pytest.raises(StorageError, match="start the stage again and they are fetched") as refused:
+        refuse_damaged_inputs(worktree, "train", None)
+    assert refused.value.exit_code == 1
 
 
 def test_an_edited_file_with_a_sound_object_is_the_editors_business(worktree: Path) -> None:
