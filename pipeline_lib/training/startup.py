@@ -49,6 +49,7 @@ def import_deepspeed() -> Any:
     """DeepSpeed, without its shared-memory op: compiling that takes minutes, and gloo does what it does."""
     with absent("mlflow", "triton"), uncompiled():
         import deepspeed
+        import deepspeed.ops.triton_ops  # deepspeed.initialize would, when triton is no longer hidden
         import deepspeed.runtime.zero.muon.muon_optimizer
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
@@ -58,5 +59,5 @@ def import_model_libraries() -> None:
     """Import transformers and DeepSpeed without what they pull in and a job does not need."""
     with absent(*UNUSED):
         import_deepspeed()
-        import transformers.generation
+        import transformers.generation.utils  # the package itself is lazy, and would import it when nothing is hidden
         import transformers.modeling_utils  # noqa: F401

@@ -35,12 +35,6 @@ job.run(Path("job").resolve())
 note("at the end")
 Path("imported.json").write_text(json.dumps(imported))
 """
-LET_IN = {
-    "sklearn": "`import transformers.generation` is lazy, so generation.utils asks for it later, unhidden",
-    "triton": "DeepSpeed's ops.triton_ops is first imported by deepspeed.initialize, unhidden",
-    "pandas": "sklearn imports it",
-}
-"""What a job does import, and why. The marks are strict: whoever hides one of them takes its line out."""
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +58,7 @@ def test_the_job_really_ran_with_its_libraries(imported):
     assert {"torch", "transformers", "deepspeed"} <= set(imported["after the last step"])
 
 
-@pytest.mark.parametrize(
-    "package",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(name in LET_IN, reason=LET_IN.get(name, ""), strict=True))
-        for name in UNUSED
-    ],
-)
+@pytest.mark.parametrize("package", UNUSED)
 def test_a_job_runs_without_a_package_it_does_not_use(imported, package):
     """pandas up to the last step only: pyarrow itself asks for it while it writes the sample table."""
     if find_spec(package) is None:
