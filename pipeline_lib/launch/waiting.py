@@ -77,7 +77,8 @@ def error_of(ended: Status, folder: Path, name: str) -> PipelineError:
     told = [line for line in lines if line.startswith(TOLD) and line.startswith(PREEMPTED) == preempted]
     message = told[-1].partition(": ")[2] if told else ended.detail or (lines[-1] if lines else "no output")
     if preempted:
-        return Preempted(message)
+        # Why the queue stopped it is the reason; what the ranks say is how far they came.
+        return Preempted(f"{ended.detail} ({message})" if told and ended.detail else message)
     if ended.exit_code == EXIT_BAD_INPUT:
         return DataError(message)
     if lost := [line for line in lines if line.startswith(LOST)]:

@@ -257,6 +257,12 @@ def test_exit_codes_and_last_words_become_errors(tmp_path, code, log, error):
     assert error is JobFailed or str(told) in ("step 5", "empty")
 
 
+def test_a_preemption_says_why_the_queue_made_it_and_what_the_ranks_said(tmp_path):
+    (tmp_path / "job.log").write_text("Preempted: stopped at step 5\n")
+    told = error_of(Status("ended", 75, "job 7 was stopped: its node failed"), tmp_path, "s")
+    assert str(told) == "job 7 was stopped: its node failed (stopped at step 5)"
+
+
 def test_a_log_is_read_on_and_read_anew_when_it_is_begun_anew(tmp_path):
     read, log = LogReader(tmp_path / "log"), tmp_path / "log"
     assert read() == ""
