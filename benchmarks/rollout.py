@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -178,7 +177,7 @@ def _build(name: str, path: str, model: Any, tokenizer: Any, load: Workload) -> 
 
 
 def _serve(turns: Connection, name: str, case: Case) -> None:
-    """A sampler's process: sample once a turn; tell tokens, seconds and the most memory so far (MiB)."""
+    """A sampler's process: sample once a turn; tell tokens and seconds."""
     os.environ["OMP_NUM_THREADS"] = str(THREADS)
     if name == "vllm-bound":
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{(os.cpu_count() or 1) - 1}"
@@ -195,7 +194,7 @@ def _serve(turns: Connection, name: str, case: Case) -> None:
         began = time.perf_counter()
         tokens = run()
         seconds = time.perf_counter() - began
-        turns.send((tokens, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+        turns.send((tokens, seconds))
 
 
 def _measure(case: Case, rounds: int) -> str:
@@ -214,11 +213,10 @@ def _measure(case: Case, rounds: int) -> str:
             ours.recv()
             turns[name] = ours
         rates: dict[str, list[float]] = {name: [] for name in SAMPLERS}
-        memory: dict[str, float] = {}
         for _ in range(rounds):
             for name, turn in turns.items():
                 turn.send(True)
-                tokens, seconds, memory[name] = turn.recv()
+                tokens, seconds = turn.recv()
                 rates[name].append(tokens / seconds)
         for turn in turns.values():
             turn.send(False)
@@ -233,11 +231,10 @@ def _measure(case: Case, rounds: int) -> str:
             label,
             spread(rates[name]).show(0),
             "" if name == "torch" else ratio_of_pairs(rates["torch"], rates[name]).show(1) + "×",
-            f"{memory[name]:,.0f} MiB",
         ]
         for name, label in SAMPLERS.items()
     ]
-    text = table(["sampler", "tokens/s", "`torch` is faster by", "memory at most"], rows)
+    text = table(["sampler", "tokens/s", "`torch` is faster by"], rows)
     return (
         f"**{case.title}**, {case.prompts} prompts × G {case.group}, at most {case.new_tokens} new tokens, T 1, "
         f"{THREADS} threads, float32.\n\n{text}"
