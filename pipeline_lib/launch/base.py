@@ -8,6 +8,9 @@ from typing import Literal, Protocol
 from pipeline_lib.errors import EXIT_BAD_INPUT, PipelineError
 from pipeline_lib.launch.job import Job
 
+PREEMPTED = "Preempted: "
+"""How the last line of a rank or a pod begins that was asked to stop and left in order (exit code 75)."""
+
 
 class JobFailed(PipelineError):
     """A job crashed; the message holds the end of its log."""

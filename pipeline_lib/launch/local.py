@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from pipeline_lib.errors import EXIT_BAD_INPUT, EXIT_PREEMPTED
-from pipeline_lib.launch.base import Status
+from pipeline_lib.launch.base import PREEMPTED, Status
 from pipeline_lib.launch.job import LOG, Job, LogReader, log_tail
 
 LOCK = "job.lock"
@@ -96,7 +96,7 @@ class LocalJob:
         code = returned
         if noticed := [match for match in map(RANK_ENDED.search, lines) if match]:
             code = int(noticed[-1][1])
-        elif code not in TELLING and any(line.startswith("Preempted: ") for line in lines):
+        elif code not in TELLING and any(line.startswith(PREEMPTED) for line in lines):
             code = EXIT_PREEMPTED
         # A process that a signal ended has a negative code; shells and people know it as 128 + signal.
         return code if code is None or code > 0 else 128 - code

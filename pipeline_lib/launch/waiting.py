@@ -18,6 +18,7 @@ from types import FrameType
 
 from pipeline_lib.errors import EXIT_BAD_INPUT, EXIT_PREEMPTED, DataError, PipelineError, Preempted
 from pipeline_lib.launch.base import (
+    PREEMPTED,
     AlreadyRunning,
     JobFailed,
     JobHeld,
@@ -44,7 +45,6 @@ PATIENCE_SECONDS = 600.0
 """A controller may be restarted under a running job; only after this long without an answer is waiting given up."""
 LOST = "RankLost: "
 """How a rank begins that leaves because it misses another (`training.heartbeat`)."""
-PREEMPTED = "Preempted: "
 TOLD = (PREEMPTED, "ConfigError: ", "DataError: ", "StorageError: ")
 """How a job's one-line errors begin in its log (`training.job.main`)."""
 

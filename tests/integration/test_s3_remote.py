@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -373,52 +374,58 @@ def _into_cache(root: Path, folder: Path) -> None:
         target.write_bytes(body)
 
 
-def _rot(root: Path, address: str) -> tuple[Path, bytes]:
-    """Rot the largest object of the stage's output in the local cache; its path, and what it was."""
-    (out,) = locked_stages(root)[address]["outs"]
+@dataclass(frozen=True)
+class _Rotten:
+    """A checkout whose `prepare` is done and pushed, and whose local cache then rotted; its `data` is not checked out."""
+
+    root: Path
+    file: Path
+    """The rotten object, the largest of the stage's output."""
+    whole: bytes
+    """What it was."""
+    data: dict[str, bytes]
+
+    def is_mended(self) -> bool:
+        """True when worktree and cache hold what was computed."""
+        return content(self.root, "data") == self.data and self.file.read_bytes() == self.whole
+
+
+@pytest.fixture
+def rotten(env: dict[str, str], tmp_path: Path) -> _Rotten:
+    root = build(tmp_path / "root")
+    run(root, "prepare", env, [])
+    (out,) = locked_stages(root)["prepare"]["outs"]
     store = root / ".dvc/cache/files/md5"
     names = listed(store / out["md5"][:2] / out["md5"][2:])
     file = max((store / name[:2] / name[2:] for name in names), key=lambda path: path.stat().st_size)
-    whole = file.read_bytes()
+    found = _Rotten(root, file, file.read_bytes(), content(root, "data"))
     file.chmod(0o644)
-    file.write_bytes(b"rotten" + whole[6:])
+    file.write_bytes(b"rotten" + found.whole[6:])
     file.chmod(0o444)
-    return file, whole
+    shutil.rmtree(root / "data")
+    return found
 
 
 def test_a_rotten_object_of_the_local_cache_is_refetched_for_the_stage_that_made_it(
-    env: dict[str, str], tmp_path: Path
+    env: dict[str, str], rotten: _Rotten
 ) -> None:
-    root = build(tmp_path / "root")
     lines: list[str] = []
-    run(root, "prepare", env, lines)
-    before = content(root, "data")
-    file, whole = _rot(root, "prepare")
-    shutil.rmtree(root / "data")
-    lines.clear()
-    assert run(root, "prepare", env, lines) is How.RESTORED, lines
+    assert run(rotten.root, "prepare", env, lines) is How.RESTORED, lines
     assert any("not what dvc.lock says; removed it and 1 damaged objects" in line for line in lines)
     assert not [line for line in lines if line.endswith(" ran")]
-    assert content(root, "data") == before
-    assert file.read_bytes() == whole
+    assert rotten.is_mended()
 
 
 def test_a_rotten_input_is_refused_once_and_whole_for_the_retry(
-    env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    env: dict[str, str], rotten: _Rotten, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What every stage asks before it reads (`tasks._main`), between two attempts of a stage by the real dvc."""
-    root = build(tmp_path / "root")
-    lines: list[str] = []
-    run(root, "prepare", env, lines)
-    before = content(root, "data")
-    file, whole = _rot(root, "prepare")
-    shutil.rmtree(root / "data")
-    subprocess.run([sys.executable, "-m", "dvc", "checkout", "--quiet", "prepare"], cwd=root, check=True)
-    assert content(root, "data") != before, "dvc hands on what it has"
+    checkout = [sys.executable, "-m", "dvc", "checkout", "--quiet", "prepare"]
+    subprocess.run(checkout, cwd=rotten.root, check=True)
+    assert content(rotten.root, "data") != rotten.data, "dvc hands on what it has"
     monkeypatch.setenv("R1_REMOTE", env["R1_REMOTE"])
     with pytest.raises(StorageError, match="1 objects of the DVC cache are damaged") as refused:
-        refuse_damaged_inputs(root, "train", "b")
+        refuse_damaged_inputs(rotten.root, "train", "b")
     assert StageFailed("train@b", refused.value.exit_code, "").retry
-    assert run(root, "train@b", env, lines) is How.COMPUTED
-    assert content(root, "data") == before
-    assert file.read_bytes() == whole
+    assert run(rotten.root, "train@b", env, []) is How.COMPUTED
+    assert rotten.is_mended()

@@ -60,6 +60,28 @@ def run(repo: Path, what: str) -> tuple[StageRun, list[str]]:
     return StageRun(repo, "s"), lines
 
 
+def waited_for_elsewhere(stage: StageRun, lines: list[str]) -> tuple[threading.Thread, list[StageFailed]]:
+    """A thread that waits for the stage, and how the stage failed, once it has."""
+    failures: list[StageFailed] = []
+
+    def wait() -> None:
+        try:
+            stage.wait(lines.append)
+        except StageFailed as failure:
+            failures.append(failure)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    return waiting, failures
+
+
+def until_said(lines: list[str], words: str) -> None:
+    deadline = time.monotonic() + 60
+    while not any(words in line for line in lines):
+        assert time.monotonic() < deadline, lines
+        time.sleep(0.05)
+
+
 def test_computed_then_unchanged_then_restored(repo):
     stage, lines = run(repo, "one")
     assert stage.wait(lines.append).how is How.COMPUTED
@@ -214,10 +236,7 @@ def test_a_stage_waits_for_another_one_that_writes_what_it_reads(repo, dvc_of_an
     _held(repo, dvc_of_another_stage)
     waiting = threading.Thread(target=stage.wait, args=(lines.append,))
     waiting.start()
-    deadline = time.monotonic() + 60
-    while not any("s waits for that stage" in line for line in lines):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until_said(lines, "s waits for that stage")
     os.kill(dvc_of_another_stage, signal.SIGKILL)
     waiting.join(timeout=60)
     assert (repo / "out").read_text() == "six"
@@ -226,20 +245,8 @@ def test_a_stage_waits_for_another_one_that_writes_what_it_reads(repo, dvc_of_an
 def test_a_stage_that_waits_for_another_one_can_be_stopped(repo, dvc_of_another_stage):
     stage, lines = run(repo, "seven")
     _held(repo, dvc_of_another_stage)
-    failures: list[StageFailed] = []
-
-    def wait() -> None:
-        try:
-            stage.wait(lines.append)
-        except StageFailed as failure:
-            failures.append(failure)
-
-    waiting = threading.Thread(target=wait)
-    waiting.start()
-    deadline = time.monotonic() + 60
-    while not any("s waits for that stage" in line for line in lines):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    waiting, failures = waited_for_elsewhere(stage, lines)
+    until_said(lines, "s waits for that stage")
     stage.stop(grace_s=1)
     waiting.join(timeout=30)
     assert "is busy" in str(failures[0])
@@ -250,22 +257,13 @@ def test_the_grace_of_a_stage_that_is_stopped_is_the_workers_to_set(repo, monkey
     """A stage that ignores SIGTERM lives as long as its grace."""
     monkeypatch.setenv("R1_STOP_GRACE_SECONDS", "2.5")
     stage, lines = run(repo, "stubborn")
-
-    def wait() -> None:
-        with pytest.raises(StageFailed):
-            stage.wait(lines.append)
-
-    waiting = threading.Thread(target=wait)
-    waiting.start()
-    deadline = time.monotonic() + 60
-    while not any("will not stop" in line for line in lines):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    waiting, failures = waited_for_elsewhere(stage, lines)
+    until_said(lines, "will not stop")
     began = time.monotonic()
     stage.stop()
     assert 2.4 < time.monotonic() - began < 20
     waiting.join(timeout=30)
-    assert not waiting.is_alive()
+    assert len(failures) == 1
 
 
 def test_a_stage_told_to_stop_while_it_is_being_started_does_not_run(repo):
