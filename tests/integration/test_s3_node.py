@@ -5,6 +5,7 @@ Not covered: a container image (the node's interpreter is this one), git over a 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -14,11 +15,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline_lib.orchestration.dvc_output import How
 from pipeline_lib.orchestration.runner import StageRun
-from pipeline_lib.orchestration.snapshot import publish_snapshot
+from pipeline_lib.orchestration.snapshot import Snapshot, publish_snapshot
 from pipeline_lib.tracking.outputs import locked_stages
 from tests.seaweed import BUCKET, SECRET, Seaweed, seaweed
 from tests.small_project import build, content, git
@@ -148,18 +150,59 @@ def test_a_nodes_exit_code_is_the_stages_own(server: Seaweed, tmp_path: Path) ->
     assert len(said.splitlines()) == 1
 
 
-@pytest.mark.timeout(900)
-def test_a_preempted_job_goes_on_on_another_node_bit_for_bit(server: Seaweed, tmp_path: Path) -> None:
-    """SIGTERM to the first node after a checkpoint; the second has an empty disk; a third machine was never disturbed."""
-    env = {**server.environment, "R1_REMOTE": f"s3://{BUCKET}/moved"}
+HELD_JOB = """
+# The real training program; it stays at step 20, with a checkpoint, while the test holds it.
+import time
+from pathlib import Path
+from pipeline_lib.training import job
+from pipeline_lib.training.context import JobContext
+before = JobContext.leave_if_asked
+def wait_at_twenty(self, step, *rest):
+    before(self, step, *rest)
+    while step == 20 and Path({hold!r}).exists():
+        time.sleep(0.05)
+JobContext.leave_if_asked = wait_at_twenty
+job.main()
+"""
+OUTS = ("models/r1_zero", "plot.csv", "rollouts.parquet")
+
+
+def _training_project(tmp_path: Path, hold: Path | None = None) -> Path:
+    """A project whose stage is a real training job of 40 steps with a checkpoint at every second one."""
     root = build(tmp_path / "root")
     build_world(root)
     (root / "fit.py").write_text(FIT)
+    if hold is not None:
+        (root / "heldjob.py").write_text(HELD_JOB.format(hold=str(hold)))
+        (root / "fit.py").write_text(f"import pipeline_lib.launch.job as job\njob.MODULE = 'heldjob'\n{FIT}")
     (root / "spec.json").write_text(grpo_spec(steps=40, kl_coef=0.01, checkpoint_every=2).to_json())
     (root / "dvc.yaml").write_text((root / "dvc.yaml").read_text() + FIT_STAGE)
     git(root, "add", "--all", "--force", "models", "data")
     root = _with_code(root)
     (root / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+    return root
+
+
+def _finish_elsewhere(
+    server: Seaweed, env: dict[str, str], snapshot: Snapshot, root: Path, folder: Path
+) -> str:
+    """The stage on a node with an empty disk, and undisturbed on a machine of its own: the same bytes. What the node said."""
+    node = _node(env, snapshot.url, snapshot.ref, "train_r1_zero", folder)
+    said, _ = node.communicate(timeout=300)
+    assert node.returncode == 0, said
+    moved = _checkout(folder)
+    StageRun(root, "train_r1_zero", {"R1_PIPELINE_RUN": "alone"}).wait(print)
+    assert locked_stages(moved)["train_r1_zero"]["outs"] == locked_stages(root)["train_r1_zero"]["outs"]
+    for out in OUTS:
+        assert content(moved, out) == content(root, out)
+    return said
+
+
+@pytest.mark.timeout(900)
+def test_a_preempted_job_goes_on_on_another_node_bit_for_bit(server: Seaweed, tmp_path: Path) -> None:
+    """SIGTERM to the first node after a checkpoint; the second has an empty disk; a third machine was never disturbed."""
+    env = {**server.environment, "R1_REMOTE": f"s3://{BUCKET}/moved"}
+    root = _training_project(tmp_path)
     snapshot = publish_snapshot(root, "two", "train_r1_zero")
 
     first = _node(env, snapshot.url, snapshot.ref, "train_r1_zero", tmp_path / "first")
@@ -174,16 +217,53 @@ def test_a_preempted_job_goes_on_on_another_node_bit_for_bit(server: Seaweed, tm
     kept = server.keys("moved/checkpoints/two/")
     assert any(key.endswith("/manifest.json") for key in kept)
 
-    second = _node(env, snapshot.url, snapshot.ref, "train_r1_zero", tmp_path / "second")
-    said, _ = second.communicate(timeout=300)
-    assert second.returncode == 0, said
+    said = _finish_elsewhere(server, env, snapshot, root, tmp_path / "second")
     assert "of another node fetched; going on from it" in said
     assert server.keys("moved/checkpoints/") == {}
-    outs = ("models/r1_zero", "plot.csv", "rollouts.parquet")
-    moved = _checkout(tmp_path / "second")
-
-    StageRun(root, "train_r1_zero", {"R1_PIPELINE_RUN": "alone"}).wait(print)
-    assert locked_stages(moved)["train_r1_zero"]["outs"] == locked_stages(root)["train_r1_zero"]["outs"]
-    for out in outs:
-        assert content(moved, out) == content(root, out)
     print(f"preempted at {sorted(key.split('/')[4] for key in kept)[-1]} of 40 steps")
+
+
+@pytest.mark.timeout(900)
+def test_a_node_that_vanishes_costs_only_the_work_since_its_last_checkpoint_in_s3(
+    server: Seaweed, tmp_path: Path
+) -> None:
+    """Power off: every process of the node ends at once and its disk is gone. Nobody could send anything any more."""
+    env = {**server.environment, "R1_REMOTE": f"s3://{BUCKET}/vanished"}
+    hold = tmp_path / "hold"
+    hold.touch()
+    root = _training_project(tmp_path, hold)
+    snapshot = publish_snapshot(root, "three", "train_r1_zero")
+
+    first = _node(env, snapshot.url, snapshot.ref, "train_r1_zero", tmp_path / "first")
+    deadline = time.monotonic() + 300
+    while not any(
+        key.endswith("/step-00000020/manifest.json") for key in server.keys("vanished/checkpoints/three/")
+    ):
+        assert first.poll() is None, first.stdout and first.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    killed = _power_off(first, tmp_path / "first")
+    assert first.returncode == -signal.SIGKILL
+    assert {"tasks.run_on_node", "heldjob"} <= killed, "the node's program and its rank were to die"
+    shutil.rmtree(tmp_path / "first")
+    hold.unlink()
+
+    said = _finish_elsewhere(server, env, snapshot, root, tmp_path / "second")
+    assert "step-00000020 of another node fetched; going on from it" in said
+    assert server.keys("vanished/checkpoints/") == {}
+
+
+def _power_off(node: subprocess.Popen[str], folder: Path) -> set[str]:
+    """Kill every process that works below `folder`, none of which learns of another's end; the words of their commands."""
+    mine = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if Path(process.cwd()).is_relative_to(folder):
+                process.suspend()
+                mine.append(process)
+    words = {word for process in mine for word in process.cmdline()}
+    for process in mine:
+        process.kill()
+    node.communicate(timeout=60)
+    psutil.wait_procs(mine, timeout=60)
+    return words
