@@ -55,11 +55,12 @@ def run_to_end(launcher: Launcher, spec: JobSpec) -> Mapping[str, float]:
     folder = prepare_folder(spec, root)
     with _owning(folder, spec.name):
         job = describe(spec, root, folder)
-        ended = Status("ended", 0)
-        if running := launcher.find(job):
+        running, ended = launcher.find(job), Status("ended", 0)
+        if running is not None:
             print(f"{spec.name}: already running as {running.title}; waiting for it", file=sys.stderr)
             ended = _await(running)
-        elif finished_result(spec, root, folder) is None:
+        # A job that has its result and no outputs wrote them before dvc cleared them away for this attempt: its checkpoint makes them again.
+        if finished_result(spec, root, folder) is None and (running is None or (folder / RESULT).is_file()):
             (folder / RESULT).unlink(missing_ok=True)
             ended = _await(launcher.submit(job))
         metrics = finished_result(spec, root, folder)

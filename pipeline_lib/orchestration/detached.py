@@ -235,6 +235,7 @@ def _spawn(worktree: Path, address: str, env: Mapping[str, str], lock: int) -> A
     for earlier in state.iterdir():
         if earlier.is_dir():
             shutil.rmtree(earlier)
+    log_path(worktree, address).unlink(missing_ok=True)  # or a quick follower reads the attempt before's
     attempt.folder.mkdir()
     attempt.heartbeat.touch()
     attempt.attended.touch()

@@ -48,6 +48,8 @@ if behaviour == "wait":
         time.sleep(0.02)
 Path("model").write_text("weights")
 (folder / "result.json").write_text('{"loss": 1.5}')
+while behaviour == "linger" and not Path("go").exists():
+    time.sleep(0.02)
 """
 PARENT = """
 import sys
@@ -180,6 +182,24 @@ def test_a_new_parent_reattaches_to_the_orphan(world, capfd):
     assert second.returncode == 0, err
     assert "1.5" in out
     assert (world / "started").read_text() == "x", "a second copy was started"
+
+
+def test_outputs_cleared_away_under_a_job_that_was_found_again_are_made_again(world, capfd):
+    """dvc removes a stage's outputs before each attempt; a job whose launcher died may have written them by then."""
+    parent = _parent(world, _spec("linger"))
+    _until(lambda: list(world.glob("checkpoints/*/result.json")))
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    (world / "model").unlink()
+    second = _parent(world, _spec("linger"))
+    assert second.stderr is not None
+    assert "already running" in second.stderr.readline()
+    (world / "go").touch()
+    out, err = second.communicate(timeout=60)
+    assert second.returncode == 0, err
+    assert "1.5" in out
+    assert (world / "model").read_text() == "weights"
+    assert (world / "started").read_text() == "xx"
 
 
 def test_sigterm_reaches_the_job_and_comes_back_as_preempted(world):

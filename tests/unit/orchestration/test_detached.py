@@ -206,6 +206,19 @@ def test_a_killed_supervisor_is_a_lost_stage_and_leaves_nothing_running(repo, mo
     assert len(_copies(repo)) == 2
 
 
+def test_who_follows_at_once_reads_nothing_of_the_attempt_before(repo):
+    """An attempt begins its log seconds after it was started; until then the one before's must not be taken for it."""
+    (repo / "end").touch()
+    before, _ = _follow(_start(repo))
+    assert "step 0" in before
+    (repo / "what").write_text("something else")
+    follower = Follower(_start(repo))
+    assert follower.poll() == ([], None)
+    lines, outcome = _follow(follower._attempt, follower=follower)
+    assert outcome.exit_code == 0
+    assert lines == before, "the same lines, all of them and once"
+
+
 def test_a_reader_that_takes_over_repeats_a_little_and_loses_nothing(repo, monkeypatch):
     monkeypatch.setattr(detached, "REPEATED_S", 0.5)
     attempt = _start(repo)
