@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -54,6 +55,35 @@ def test_small_numbers_are_taken_and_nothing_starts_before_it_is_needed() -> Non
         assert {child.pid for child in psutil.Process().children()} == before
 
 
+def test_one_worker_and_five_seconds_are_what_nobody_asked_to_change() -> None:
+    with MathPool() as plain:
+        assert (len(plain._workers), plain._seconds) == (1, 5.0)
+
+
+def test_leaving_lets_every_process_end_by_itself_and_closes_what_led_to_it() -> None:
+    threads = set(threading.enumerate())
+    with MathPool(1, 20.0) as left:
+        assert left.compare_batch([("x", "x")]) == [Comparison("equal")]
+        process = left._workers[0]._process
+        assert process is not None
+        (child,) = _process(left).children()
+    assert process.returncode == 0
+    assert process.stdout is not None
+    assert process.stdout.closed
+    _wait_until_gone(child)
+    assert set(threading.enumerate()) <= threads
+
+
+def test_a_process_that_does_not_end_is_killed() -> None:
+    stopped = MathPool(1, 20.0)
+    stopped.compare("x", "x")
+    process = stopped._workers[0]._process
+    assert process is not None
+    _process(stopped).suspend()
+    stopped.close()
+    assert process.returncode == -signal.SIGKILL
+
+
 def test_a_batch_is_a_list_in_order(pool: MathPool) -> None:
     pairs = [("x+1", "1+x"), ("x+1", "x"), ("x+1", "\\frac{"), ("x^{", "x")]
     said = pool.compare_batch(pairs)
@@ -79,6 +109,12 @@ def test_the_worker_sees_three_variables_of_ours(pool: MathPool) -> None:
         "OMP_NUM_THREADS": "1",
     }
     assert _process(pool).cwd() == "/"
+
+
+def test_the_worker_is_of_this_checkout_and_what_algebra_prints_goes_nowhere(pool: MathPool) -> None:
+    here = str(Path(math_pool.__file__).parents[2])
+    assert f"sys.path.insert(0, {here!r})" in _process(pool).cmdline()[-1]
+    assert os.readlink(f"/proc/{_process(pool).pid}/fd/1") == "/dev/null"
 
 
 def test_the_child_that_judges_is_bounded(pool: MathPool) -> None:
@@ -109,6 +145,34 @@ def test_a_comparison_past_its_deadline_says_so_and_only_its_child_is_replaced()
         assert _process(impatient) == worker
         assert worker.children() != [child]
         assert not [c for c in worker.children() if c.status() == psutil.STATUS_ZOMBIE]
+
+
+def test_what_a_comparison_may_use_is_processor_time_and_it_is_tried_once() -> None:
+    """The first answer is in time too: sympy is loaded before a child is forked, and not in each."""
+    with MathPool(1, 0.5) as impatient:
+        assert impatient.compare("x+1", "1+x") == Comparison("equal")
+        worker = _process(impatient)
+        files = worker.num_fds()
+        for _ in range(2):
+            before = _ended_children_seconds(worker)
+            assert impatient.compare("x+1", ENDLESS).result == "timeout"
+            assert 0.4 < _ended_children_seconds(worker) - before < 0.9
+            assert impatient.compare("x+1", "1+x") == Comparison("equal")
+            assert worker.num_fds() == files
+
+
+def _ended_children_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.children_user + times.children_system)
+
+
+def test_a_child_that_gets_no_processor_is_given_up_by_its_worker() -> None:
+    with MathPool(1, 0.5) as starved:
+        starved.compare("x", "x")
+        (child,) = _process(starved).children()
+        child.suspend()
+        assert starved.compare("x", "x") == Comparison("timeout", "no result in 0.5 s of processor time")
+        _wait_until_gone(child)
 
 
 def test_a_worker_that_stands_still_is_given_up_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
