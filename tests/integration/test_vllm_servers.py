@@ -48,7 +48,7 @@ def model() -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def local(model) -> Iterator[ServersGenerator]:
-    generator = build_generator(_engine(count=2, replacements=1), model, load_tokenizer(BASE))
+    generator = build_generator(_engine(count=2, replacements=2), model, load_tokenizer(BASE))
     assert isinstance(generator, ServersGenerator)
     yield generator
     generator.close()
@@ -200,6 +200,31 @@ def test_a_server_killed_while_it_samples_is_replaced_and_no_group_is_missing(lo
     )
 
 
+def test_a_server_that_stands_still_in_an_update_is_replaced_and_the_new_one_has_the_weights(
+    local, model, monkeypatch
+) -> None:
+    old = local.pool.places[1].client.address
+    _server(local, 1).suspend()
+    monkeypatch.setattr(local.pool, "_params", local.pool._params.model_copy(update={"update_seconds": 10.0}))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.97)
+    began = time.monotonic()
+    local.update_weights(model, local.weight_version + 1)
+    assert 9 < time.monotonic() - began < 60, "the update's own deadline"
+    assert local.metrics()["servers_lost"] == 1
+    deadline = time.monotonic() + 600
+    while len(local.pool.ready()) < 2:
+        assert time.monotonic() < deadline, "no replacement came"
+        time.sleep(1)
+    assert local.pool.places[1].client.address != old
+    for place in local.pool.places:
+        assert place.client.version(5) == str(local.weight_version)
+    groups = local.generate(PROMPTS, IDS, SAMPLING, seed=3)
+    require_version(_flat(groups), local.weight_version)
+    assert _largest_difference(model, groups) < ROUNDING
+
+
 def test_a_silent_server_is_replaced_at_its_deadline_and_none_left_is_one_line(local, model) -> None:
     stopped = _server(local, 1)
     os.kill(stopped.pid, signal.SIGSTOP)
@@ -210,8 +235,8 @@ def test_a_silent_server_is_replaced_at_its_deadline_and_none_left_is_one_line(l
     pids = [process.pid for process in _processes(local)]
     assert len(pids) >= 4, "a guard and a server for each place"
     for place in local.pool.places:
-        local.pool.lose(place, "killed by the test")
-        local.pool.lose(place, "killed by the test")
+        for _ in range(3):  # itself, and what would replace it
+            local.pool.lose(place, "killed by the test")
     with pytest.raises(NoServersLeft, match=r"127\.0\.0\.1.*killed by the test.*start the job again") as told:
         local.generate(PROMPTS, IDS, SAMPLING, seed=3)
     assert "\n" not in str(told.value)
