@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -175,6 +177,18 @@ def test_a_child_that_gets_no_processor_is_given_up_by_its_worker() -> None:
         _wait_until_gone(child)
 
 
+def test_a_child_that_gets_its_processor_late_is_waited_for() -> None:
+    """Time on the wall is not what a comparison may use: a busy machine masks no sample."""
+    with MathPool(1, 0.5) as late:
+        late.compare("x", "x")
+        (child,) = _process(late).children()
+        child.suspend()
+        timer = threading.Timer(1.0, child.resume)
+        timer.start()
+        assert late.compare("x+1", "1+x") == Comparison("equal")
+        timer.join()
+
+
 def test_a_worker_that_stands_still_is_given_up_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(math_pool, "_GRACE_SECONDS", 0.5)
     with MathPool(1, 0.5) as stuck:
@@ -264,10 +278,12 @@ def test_a_comparison_that_loses_two_processes_is_an_error(victims) -> None:
 def test_a_process_killed_between_two_comparisons_shows_in_none(victims) -> None:
     with MathPool(1, 20.0) as disturbed:
         disturbed.compare("x", "x")
-        (child,) = _process(disturbed).children()
-        victims(_process(disturbed)).kill()
+        worker = _process(disturbed)
+        (child,) = worker.children()
+        victims(worker).kill()
         _wait_until_gone(child)  # a killed worker's child goes with it, and nobody has the pipe any more
         assert disturbed.compare("x+1", "1+x") == Comparison("equal")
+        assert (_process(disturbed) == worker) is (victims is _child)
 
 
 def test_processor_time_of_a_process_is_that_of_its_clock() -> None:
@@ -280,6 +296,35 @@ def test_processor_time_of_a_process_is_that_of_its_clock() -> None:
 def test_what_algebra_raises_is_a_short_error() -> None:
     assert math_worker._attempt({}) == {"result": "error", "detail": "KeyError: 'gold'"}
     assert math_worker._attempt({"gold": "1", "answer": "1"}) == {"result": "equal", "detail": ""}
+
+
+def test_an_error_is_cut_at_300_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    def judge(gold: str, answer: str) -> str:
+        raise ValueError("x" * 1000)
+
+    monkeypatch.setattr(math_worker, "judge", judge)
+    said = math_worker._attempt({"gold": "1", "answer": "1"})
+    assert said == {"result": "error", "detail": "ValueError: " + "x" * 288}
+
+
+def test_algebra_that_fails_is_an_error_and_not_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    import math_verify.grader
+
+    def fail(*_arguments: object, **_settings: object) -> bool:
+        raise RuntimeError("sympy gave up")
+
+    monkeypatch.setattr(math_verify.grader, "sympy_expr_eq", fail)
+    assert math_worker._attempt({"gold": "x", "answer": "y"})["result"] == "error"
+
+
+def test_the_program_serves_where_it_is_run_and_not_where_it_is_imported() -> None:
+    """`python -m` is what the pool's error names."""
+    root, module = Path(math_pool.__file__).parents[2], "pipeline_lib.rewards.math_worker"
+    for words, said in ((["-m", module], codec.pack({"up": True})), (["-c", f"import {module}"], b"")):
+        done = subprocess.run(
+            [sys.executable, *words], cwd=root, stdin=subprocess.DEVNULL, capture_output=True, check=True
+        )
+        assert done.stdout == said
 
 
 def test_judging_reads_latex_and_nothing_else() -> None:
