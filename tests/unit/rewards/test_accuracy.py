@@ -229,3 +229,46 @@ def test_accuracy_is_for_what_has_a_key(problem: Problem, points: float) -> None
     for outcome in Outcome:
         score = REWARD.score(Sample(problem, done, "x", Verdict(outcome), ScoreSettings()))
         assert score == (points if outcome is Outcome.CORRECT else 0.0)
+
+
+def _question(gold: str, answer: str) -> Question:
+    said = judge_quickly(gold, answer)
+    assert isinstance(said, Question), said
+    return said
+
+
+def test_a_capital_whose_small_letter_is_there_gets_a_letter_that_nobody_uses() -> None:
+    """math-verify takes `A` for `a`."""
+    assert _question("A+B", "a+b") == Question("k+m", "a+b")
+    assert _question("k+K", "K+m") == Question("k+n", "n+m")
+    assert _question("a+A+K", "A+a") == Question("a+m+K", "m+a")
+    assert _question("\\Delta x", "\\delta x") == Question(" k x", "\\delta x")
+    assert _question("A+1", "1+A") == Question("A+1", "1+A")
+
+
+def test_letters_may_just_suffice_and_too_many_are_wrong() -> None:
+    used = "+".join("kmnpqrstuvwxyzabcf")
+    said = _question(f"d+e+i+o+{used}", "D+E+I+O")
+    assert said == Question(f"d+e+i+o+{used}", "g+h+j+l")
+    assert judge_quickly(f"d+e+i+o+g+{used}", "D+E+I+O") == Verdict(
+        Outcome.WRONG, "D+E+I+O", detail="too many letters"
+    )
+
+
+@pytest.mark.parametrize(
+    ("expected", "answer"),
+    [
+        ("x+1", "$x+1$"),
+        ("$x+1$", "x+1"),
+        ("x  + 1", "x + 1"),
+        ("x+1\\text{ Cm}", "x+1\\text{ cm}"),
+        ("x+1\\text{ cm}", "x+1 cm"),
+    ],
+)
+def test_a_formula_that_differs_in_its_surroundings_only_needs_no_algebra(expected: str, answer: str) -> None:
+    assert judge_quickly(expected, answer) == Verdict(Outcome.CORRECT, answer)
+
+
+def test_text_is_compared_for_equality_and_a_functions_name_alone_is_text() -> None:
+    assert judge_quickly("Evelyn", "Adam").outcome is Outcome.WRONG
+    assert kind_of("sin") is Kind.TEXT
