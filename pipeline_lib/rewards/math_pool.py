@@ -22,7 +22,7 @@ from pipeline_lib.sandbox import codec
 
 _START_SECONDS = 120.0
 _GRACE_SECONDS = 5.0
-_REPOSITORY = str(Path(__file__).parents[2])
+_REPOSITORY = str(Path(__file__).resolve().parents[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +61,10 @@ class _Worker:
             reply = codec.read_frame(process.stdout.fileno())
         except (OSError, codec.CodecError):
             reply = None
-        if reply is None:
+        if not isinstance(reply, dict):
             self.close()
             return None
-        return Comparison(reply["result"], reply["detail"])
+        return Comparison(str(reply["result"]), str(reply.get("detail", "")))
 
     def _start(self) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
@@ -130,7 +130,7 @@ class MathPool:
 
     def close(self) -> None:
         """Stop every worker."""
-        self._threads.shutdown()
+        self._threads.shutdown(cancel_futures=True)
         for worker in self._workers:
             worker.close()
 

@@ -14,6 +14,7 @@ Frames in: `{"gold", "answer", "seconds"}`. Out: `{"result": "equal" | "differen
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import resource
 import select
@@ -37,13 +38,14 @@ _MEMORY_BYTES = 3 * 1024**3
 def main() -> None:
     """Serve until stdin closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.disable(logging.CRITICAL)
     judge("1", "1")  # the grammar tables load on first use
     channel = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     codec.write_frame(channel, {"up": True})
     child: tuple[int, socket.socket] | None = None
     while (request := codec.read_frame(0)) is not None:
-        wall_end = time.monotonic() + WALL_FACTOR * request["seconds"]
+        wall_end = time.monotonic() + WALL_FACTOR * float(request["seconds"])
         for _ in range(ATTEMPTS):
             child = child or _fork()
             reply = _ask(*child, request, wall_end)
@@ -53,6 +55,8 @@ def main() -> None:
             if reply != DIED:
                 break
         codec.write_frame(channel, reply)
+    if child is not None:
+        _end(child)
 
 
 def _fork() -> tuple[int, socket.socket]:
@@ -61,7 +65,9 @@ def _fork() -> tuple[int, socket.socket]:
     if pid:
         theirs.close()
         return pid, ours
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    ours.close()
+    os.close(0)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
@@ -77,7 +83,7 @@ def _ask(pid: int, channel: socket.socket, request: dict[str, Any], wall_end: fl
     The deadline counts the child's processor time, so that a busy machine masks no samples; `wall_end` is the end in any
     case.
     """
-    limit = request["seconds"]
+    limit = float(request["seconds"])
     try:
         processor_end = _processor_seconds(pid) + limit
         codec.write_frame(channel.fileno(), request)
