@@ -22,31 +22,15 @@ from pipeline_lib.orchestration.dvc_output import How
 from pipeline_lib.orchestration.runner import StageRun
 from pipeline_lib.orchestration.snapshot import Snapshot, publish_snapshot
 from pipeline_lib.tracking.outputs import locked_stages
+from tests.integration.cluster.launched import training_stage
 from tests.seaweed import BUCKET, SECRET, Seaweed, seaweed
 from tests.small_project import build, content, git
-from tests.unit.training.tiny import build_world, grpo_spec
+from tests.unit.training.tiny import grpo_spec
 
 pytestmark = pytest.mark.slow
 
 PROJECT = Path(__file__).resolve().parents[2]
 PROGRAM = PROJECT / "tasks" / "run_on_node.py"
-FIT = """
-import json, os, pathlib, sys
-from pipeline_lib.errors import PipelineError
-from pipeline_lib.launch import run_job
-from pipeline_lib.training.spec import JobSpec
-try:
-    run_job(JobSpec.from_json(pathlib.Path("spec.json").read_text()))
-except PipelineError as error:
-    pathlib.Path(os.environ["R1_EXIT_FILE"]).write_text(json.dumps({"exit_code": error.exit_code, "error": str(error)}))
-    sys.exit(error.exit_code)
-"""
-FIT_STAGE = """
-  train_r1_zero:
-    cmd: python fit.py
-    deps: [fit.py, spec.json, models/base, data/hard]
-    outs: [models/r1_zero, plot.csv, rollouts.parquet]
-"""
 
 
 @pytest.fixture(scope="module")
@@ -150,33 +134,13 @@ def test_a_nodes_exit_code_is_the_stages_own(server: Seaweed, tmp_path: Path) ->
     assert len(said.splitlines()) == 1
 
 
-HELD_JOB = """
-# The real training program; it stays at step 20, with a checkpoint, while the test holds it.
-import time
-from pathlib import Path
-from pipeline_lib.training import job
-from pipeline_lib.training.context import JobContext
-before = JobContext.leave_if_asked
-def wait_at_twenty(self, step, *rest):
-    before(self, step, *rest)
-    while step == 20 and Path({hold!r}).exists():
-        time.sleep(0.05)
-JobContext.leave_if_asked = wait_at_twenty
-job.main()
-"""
 OUTS = ("models/r1_zero", "plot.csv", "rollouts.parquet")
 
 
 def _training_project(tmp_path: Path, hold: Path | None = None) -> Path:
     """A project whose stage is a real training job of 40 steps with a checkpoint at every second one."""
-    root = build(tmp_path / "root")
-    build_world(root)
-    (root / "fit.py").write_text(FIT)
-    if hold is not None:
-        (root / "heldjob.py").write_text(HELD_JOB.format(hold=str(hold)))
-        (root / "fit.py").write_text(f"import pipeline_lib.launch.job as job\njob.MODULE = 'heldjob'\n{FIT}")
-    (root / "spec.json").write_text(grpo_spec(steps=40, kl_coef=0.01, checkpoint_every=2).to_json())
-    (root / "dvc.yaml").write_text((root / "dvc.yaml").read_text() + FIT_STAGE)
+    spec = grpo_spec(steps=40, kl_coef=0.01, checkpoint_every=2)
+    root = training_stage(tmp_path / "root", spec, hold, step=20)
     git(root, "add", "--all", "--force", "models", "data")
     root = _with_code(root)
     (root / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")

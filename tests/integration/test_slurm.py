@@ -38,11 +38,11 @@ from tests.integration.cluster.launched import (
     parent_program,
     require_same_end,
     slow_world,
+    training_stage,
     until,
 )
 from tests.seaweed import free_ports
-from tests.small_project import build
-from tests.unit.training.tiny import build_world, grpo_spec
+from tests.unit.training.tiny import grpo_spec
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
@@ -557,43 +557,6 @@ def test_a_two_node_grpo_run_meets_its_time_limit_and_ends_as_two_local_ranks_do
     require_same_end(spec, local, remote, out)
 
 
-FIT = """
-import json, os, pathlib, sys
-import pipeline_lib.launch.job as job
-from pipeline_lib.launch.slurm import SlurmJob
-job.MODULE, SlurmJob.poll_seconds = "heldjob", 0.2
-from pipeline_lib.errors import PipelineError
-from pipeline_lib.launch import run_job
-from pipeline_lib.training.spec import JobSpec
-try:
-    print(run_job(JobSpec.from_json(pathlib.Path("spec.json").read_text())))
-except PipelineError as error:
-    pathlib.Path(os.environ["R1_EXIT_FILE"]).write_text(json.dumps({"exit_code": error.exit_code, "error": str(error)}))
-    sys.exit(error.exit_code)
-"""
-HELD_JOB = """
-# The real training program; it stays at step 2 as long as `hold` is there.
-import time
-from pathlib import Path
-from pipeline_lib.training import job
-from pipeline_lib.training.context import JobContext
-before = JobContext.leave_if_asked
-def wait_at_two(self, step, *rest):
-    while step == 2 and Path("hold").exists():
-        Path(f"at-two-{self.world.rank}").touch()
-        time.sleep(0.05)
-    before(self, step, *rest)
-JobContext.leave_if_asked = wait_at_two
-job.main()
-"""
-STAGE = """
-  train_r1_zero:
-    cmd: python fit.py
-    deps: [fit.py, spec.json, models/base, data/hard]
-    outs: [models/r1_zero, plot.csv, rollouts.parquet]
-"""
-
-
 @pytest.mark.parametrize("goes_on", [True, False], ids=["it goes on", "it ends before the retry"])
 def test_everything_above_a_queued_job_dies_at_once_and_a_retry_ends_with_the_same_bytes(
     tmp_path, cluster, monkeypatch, goes_on
@@ -605,19 +568,19 @@ def test_everything_above_a_queued_job_dies_at_once_and_a_retry_ends_with_the_sa
     """
     spec = grpo_spec(steps=4, kl_coef=0.01, checkpoint_every=2, engine={"world_size": 2, "zero_stage": 2})
     local, _ = slow_world(tmp_path, spec)
-    root = build(tmp_path / "root")
-    build_world(root)
-    (root / "fit.py").write_text(FIT)
-    (root / "heldjob.py").write_text(HELD_JOB)
-    (root / "dvc.yaml").write_text((root / "dvc.yaml").read_text() + STAGE)
     queued = {**spec.engine, "launcher": "slurm", "slurm": _asked(time_limit_minutes=60)}
-    (root / "spec.json").write_text(replace(spec, engine=queued).to_json())
-    (root / "hold").touch()
+    poll_often = "from pipeline_lib.launch.slurm import SlurmJob\nSlurmJob.poll_seconds = 0.2\n"
+    hold = tmp_path / "hold"
+    hold.touch()
+    root = training_stage(tmp_path / "root", replace(spec, engine=queued), hold, step=2, first=poll_often)
     monkeypatch.setenv("PYTHONPATH", f"{root}:{ROOT}")
     monkeypatch.delenv("R1_MLFLOW_JOURNAL", raising=False)
 
     detached.start(root, "train_r1_zero", {}, print)
-    until(lambda: both_wait(root), why=lambda: detached.log_path(root, "train_r1_zero").read_text()[-3000:])
+    until(
+        lambda: len(list(root.glob("held-*"))) == 2,
+        why=lambda: detached.log_path(root, "train_r1_zero").read_text()[-3000:],
+    )
     above = _above_the_queue(root)
     for process in above:
         process.suspend()
@@ -629,7 +592,7 @@ def test_everything_above_a_queued_job_dies_at_once_and_a_retry_ends_with_the_sa
     psutil.wait_procs(above, timeout=60)
 
     if not goes_on:
-        (root / "hold").unlink()
+        hold.unlink()
         until(lambda: list(cluster.jobs(root).values()) == ["COMPLETED"])
     second = detached.Follower(detached.start(root, "train_r1_zero", {}, print))
     said: list[str] = []
@@ -638,10 +601,10 @@ def test_everything_above_a_queued_job_dies_at_once_and_a_retry_ends_with_the_sa
         lines, outcome = second.poll()
         said += lines
         if any("already running as Slurm job" in line for line in lines):
-            (root / "hold").unlink()
+            hold.unlink()
         time.sleep(0.2)
     assert outcome.result("train_r1_zero").how is How.COMPUTED, said
-    assert (root / "hold").exists() is False, said
+    assert not hold.exists(), said
     assert len(cluster.jobs(root)) == (1 if goes_on else 2)
     for path in ("models/r1_zero/model.safetensors", "plot.csv", "rollouts.parquet"):
         assert (root / path).read_bytes() == (local / path).read_bytes(), path

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline_lib.training.spec import JobSpec
+from tests.small_project import build
 from tests.unit.training.tiny import build_world, on_ranks
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -49,6 +50,57 @@ def wait_at_two(self, step, *rest):
 JobContext.leave_if_asked = wait_at_two
 job.main()
 """
+
+FIT = """
+import json, os, pathlib, sys
+from pipeline_lib.errors import PipelineError
+from pipeline_lib.launch import run_job
+from pipeline_lib.training.spec import JobSpec
+try:
+    run_job(JobSpec.from_json(pathlib.Path("spec.json").read_text()))
+except PipelineError as error:
+    pathlib.Path(os.environ["R1_EXIT_FILE"]).write_text(json.dumps({"exit_code": error.exit_code, "error": str(error)}))
+    sys.exit(error.exit_code)
+"""
+FIT_STAGE = """
+  train_r1_zero:
+    cmd: python fit.py
+    deps: [fit.py, spec.json, models/base, data/hard]
+    outs: [models/r1_zero, plot.csv, rollouts.parquet]
+"""
+HELD_JOB = """
+# The real training program; it stays at one step as long as a file is there.
+import time
+from pathlib import Path
+from pipeline_lib.training import job
+from pipeline_lib.training.context import JobContext
+before = JobContext.leave_if_asked
+def wait_while_held(self, step, *rest):
+    before(self, step, *rest)
+    while step == {step} and Path({hold!r}).exists():
+        Path(f"held-{{self.world.rank}}").touch()
+        time.sleep(0.05)
+JobContext.leave_if_asked = wait_while_held
+job.main()
+"""
+
+
+def training_stage(
+    root: Path, spec: JobSpec, hold: Path | None = None, step: int = 0, first: str = ""
+) -> Path:
+    """A small project at `root` with a stage that is a real training job, held at `step` while there is a file `hold`.
+
+    `first`: Python for the stage to begin with.
+    """
+    build(root)
+    build_world(root)
+    if hold is not None:
+        (root / "heldjob.py").write_text(HELD_JOB.format(hold=str(hold), step=step))
+        first += "import pipeline_lib.launch.job as job\njob.MODULE = 'heldjob'\n"
+    (root / "fit.py").write_text(first + FIT)
+    (root / "spec.json").write_text(spec.to_json())
+    (root / "dvc.yaml").write_text((root / "dvc.yaml").read_text() + FIT_STAGE)
+    return root
 
 
 def parent_program(launcher: str, handle: str, module: str) -> str:

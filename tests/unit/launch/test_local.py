@@ -102,6 +102,17 @@ def _parent(world: Path, spec: JobSpec) -> subprocess.Popen[str]:
     )
 
 
+def _end_under_a_new_parent(world: Path, spec: JobSpec) -> None:
+    """Another launcher finds the job, which is let go, and returns its result."""
+    second = _parent(world, spec)
+    assert second.stderr is not None
+    assert "already running" in second.stderr.readline()
+    (world / "go").touch()
+    out, err = second.communicate(timeout=60)
+    assert second.returncode == 0, err
+    assert "1.5" in out
+
+
 def _until(condition, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -174,13 +185,7 @@ def test_a_new_parent_reattaches_to_the_orphan(world, capfd):
     _until((world / "started").exists)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    second = _parent(world, _spec("wait"))
-    assert second.stderr is not None
-    assert "already running" in second.stderr.readline()
-    (world / "go").touch()
-    out, err = second.communicate(timeout=60)
-    assert second.returncode == 0, err
-    assert "1.5" in out
+    _end_under_a_new_parent(world, _spec("wait"))
     assert (world / "started").read_text() == "x", "a second copy was started"
 
 
@@ -191,13 +196,7 @@ def test_outputs_cleared_away_under_a_job_that_was_found_again_are_made_again(wo
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     (world / "model").unlink()
-    second = _parent(world, _spec("linger"))
-    assert second.stderr is not None
-    assert "already running" in second.stderr.readline()
-    (world / "go").touch()
-    out, err = second.communicate(timeout=60)
-    assert second.returncode == 0, err
-    assert "1.5" in out
+    _end_under_a_new_parent(world, _spec("linger"))
     assert (world / "model").read_text() == "weights"
     assert (world / "started").read_text() == "xx"
 
