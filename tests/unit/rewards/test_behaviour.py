@@ -24,6 +24,8 @@ from pipeline_lib.errors import ConfigError
         ("ｆｕｌｌ width", "en", 1.0),
         ("α β γ so", "en", 1.0),
         ("ответ so", "ru", 0.5),
+        ("от\u200bвет мир so", "ru", 2 / 3),
+        ("ответ\nмир so", "ru", 2 / 3),
         ("日本語です", "ja", 1.0),
         ("été naïve", "en", 1.0),
     ],
