@@ -80,12 +80,14 @@ class Tree:
             child = _forks.Process(target=_run_tests, args=(self.root, tests, seconds, log.fileno(), say))
             child.start()
             say.close()
-            child.join(60 + 2 * len(tests) * seconds)
-            if imported is not None and seen.poll():
-                imported |= seen.recv()
-            late = child.is_alive()
-            _kill_group(child.pid)
-            child.join()
+            try:
+                child.join(60 + 2 * len(tests) * seconds)
+                if imported is not None and seen.poll():
+                    imported |= seen.recv()
+                late = child.is_alive()
+            finally:  # a mutant may have lost what ends its processes, and a command that is stopped leaves none
+                _kill_group(child.pid)
+                child.join()
             log.seek(0)
             output = log.read().decode(errors="replace")
         if late or "Failed: Timeout" in output:

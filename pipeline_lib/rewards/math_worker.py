@@ -39,6 +39,8 @@ def main() -> None:
     """Serve until stdin closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.disable(logging.CRITICAL)
+    from pipeline_lib.rewards.algebra import judge
+
     judge("1", "1")  # the grammar tables load on first use
     channel = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -113,37 +115,13 @@ def _end(child: tuple[int, socket.socket]) -> None:
 
 def _attempt(request: dict[str, Any]) -> dict[str, Any]:
     try:
+        from pipeline_lib.rewards.algebra import judge
+
         return {"result": judge(request["gold"], request["answer"]), "detail": ""}
     except (
         BaseException
     ) as error:  # sympy raises anything, and a RecursionError or MemoryError must not end the child
         return {"result": "error", "detail": f"{type(error).__name__}: {error}"[:300]}
-
-
-def judge(gold: str, answer: str) -> str:
-    """Compare two LaTeX expressions. May run forever: call it only where a deadline kills."""
-    from math_verify import verify
-
-    expected = _parse(gold)
-    if not expected:
-        return "gold_unparsed"
-    given = _parse(answer)
-    if not given:
-        return "unparsed"
-    return "equal" if verify(expected, given, timeout_seconds=None, raise_on_error=True) else "different"
-
-
-def _parse(text: str) -> list[Any]:
-    """What math-verify made of it, without the raw text that it adds when it could make nothing."""
-    from math_verify import LatexExtractionConfig, parse
-
-    found = parse(
-        f"${text}$",
-        extraction_config=[LatexExtractionConfig(boxed_match_priority=-1)],
-        parsing_timeout=None,
-        raise_on_error=False,
-    )
-    return [item for item in found if not isinstance(item, str)]
 
 
 if __name__ == "__main__":
