@@ -176,7 +176,7 @@ def _run(bench: Bench) -> str:
     # The model is made before the first section, which imports transformers without what reads a GGUF file.
     if not bench.quick:
         small = replace(bench.smollm2(), group_size=4, max_new_tokens=48, microbatch_tokens=512)
-        cases["SmolLM2-135M"] = (small, 3)
+        cases["SmolLM2-135M"] = (small, min(bench.rounds, 5))
     return "\n\n".join(section(title, work, pairs) for title, (work, pairs) in cases.items())
 
 

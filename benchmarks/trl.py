@@ -53,10 +53,10 @@ def _rates(steps: Sequence[Step], fact: str) -> list[float]:
 def _phases(sides: dict[str, list[Step]]) -> str:
     rows = []
     for name, steps in sides.items():
-        parts = [median(step.phases.get(phase, 0.0) for step in steps) for phase in PHASES]
-        sequential = [p for phase, p in zip(PHASES, parts, strict=True) if phase != "verify" or name == "trl"]
-        rest = median(step.seconds for step in steps) - sum(sequential)
-        rows.append([NAMES[name], *(f"{part:.3f}" for part in parts), f"{rest:.3f}"])
+        sequential = [phase for phase in PHASES if phase != "verify" or name == "trl"]
+        rest = [step.seconds - sum(step.phases.get(phase, 0.0) for phase in sequential) for step in steps]
+        parts = [[step.phases.get(phase, 0.0) for step in steps] for phase in PHASES]
+        rows.append([NAMES[name], *(spread(part).show(3) for part in (*parts, rest))])
     return table(["seconds a step", *PHASES, "the rest"], rows)
 
 
