@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+import psutil
 import pytest
 
 from pipeline_lib.orchestration import processes
@@ -28,6 +29,9 @@ PATIENCE_S = 600.0
 QUICK = {
     "AIRFLOW__CORE__PARALLELISM": "2",
     "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
+    # A worker that says nothing is missed after half a minute, not five.
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
 }
 LONG = {"r1_zero_steps": 100_000}
 
@@ -40,6 +44,14 @@ class _Airflow(Services):
         """kill -9 one of them, or it and the workers it has."""
         pid = self._pids()[name]
         os.killpg(pid, signal.SIGKILL) if group else os.kill(pid, signal.SIGKILL)
+
+    def stop(self, name: str) -> None:
+        """SIGTERM, and wait until it is gone."""
+        process = psutil.Process(self._pids()[name])
+        process.terminate()
+        self.until(
+            lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, f"{name} has ended"
+        )
 
     def start(self, name: str, **env: str) -> None:
         """Start it again, on its port."""
@@ -148,15 +160,30 @@ def test_a_deferred_stage_holds_its_pool_slot_and_no_worker(airflow, deferred):
     ] == "success"
 
 
+def _log_goes_on(airflow: _Airflow, run: str) -> None:
+    airflow.until(lambda: not airflow.api.unhealthy_parts(triggerer=True), "Airflow is well")
+    before = airflow.log(run)[-1]
+    airflow.until(lambda: airflow.log(run)[-1] != before, "the log goes on")
+
+
+def test_triggerer_and_scheduler_are_restarted_in_order_and_a_deferred_stage_goes_on(airflow, deferred):
+    """As systemd does it: SIGTERM, which their own shutdown answers."""
+    for name in ("airflow-triggerer", "airflow-scheduler"):
+        airflow.stop(name)
+        airflow.start(name)
+    _log_goes_on(airflow, "one")
+    assert airflow.copies("one") == [deferred["one"]]
+    assert deferred["one"] in airflow.alive("one")
+    assert airflow.instances("one")[STAGE]["try_number"] == 1
+
+
 def test_all_of_airflow_is_killed_and_a_deferred_stage_goes_on(airflow, deferred):
     for name in ("airflow-triggerer", "airflow-scheduler", "airflow-api"):
         airflow.kill(name, group=True)
     for name in ("airflow-api", "airflow-scheduler", "airflow-triggerer"):
         airflow.start(name)
     airflow.until(lambda: stacks._answers(f"{airflow.stack.airflow}/api/v2/version"), "the API answers")
-    airflow.until(lambda: not airflow.api.unhealthy_parts(triggerer=True), "Airflow is well")
-    before = airflow.log("one")[-1]
-    airflow.until(lambda: airflow.log("one")[-1] != before, "the log goes on")
+    _log_goes_on(airflow, "one")
     assert airflow.copies("one") == [deferred["one"]]
     assert deferred["one"] in airflow.alive("one")
     airflow.end("one")
@@ -254,3 +281,33 @@ def test_clear_and_mark_failed_stop_a_stage_that_is_waited_for(waiting):
     waiting.mark("five", "failed")
     waiting.until(lambda: not waiting.alive("five"), "nothing of the stage is left")
     assert len(waiting.copies("five")) == 2
+
+
+def test_the_worker_above_the_waiting_process_is_killed_and_the_stage_goes_on(waiting):
+    """What Airflow asks about the task is gone; the scheduler misses its heartbeats."""
+    waiting.api.trigger(DAG, {"r1_zero_steps": 66_666}, "six")
+    pid = waiting.until_runs("six", "running")
+    os.kill(psutil.Process(waiting.instances("six")[STAGE]["pid"]).ppid(), signal.SIGKILL)
+    waiting.until(lambda: waiting.instances("six")[STAGE]["try_number"] == 2, "there is a second attempt")
+    waiting.until(lambda: waiting.state("six") == "running", "it runs")
+    assert waiting.copies("six") == [pid]
+    assert pid in waiting.alive("six")
+    waiting.end("six")
+    waiting.until(lambda: waiting.state("six") == "success", "the stage is done")
+    assert waiting.copies("six") == [pid]
+    waiting.require_whole_log("six")
+
+
+def test_the_api_server_is_away_for_longer_than_a_worker_waits(waiting):
+    """The worker is told to end by its own heartbeat and cannot ask why: its stage stops, and the retry computes it, one at a time."""
+    waiting.api.trigger(DAG, {"r1_zero_steps": 55_555}, "seven")
+    pid = waiting.until_runs("seven", "running")
+    waiting.kill("airflow-api", group=True)
+    waiting.until(lambda: pid not in waiting.alive("seven"), "the stage has stopped")
+    waiting.start("airflow-api")
+    waiting.until(lambda: stacks._answers(f"{waiting.stack.airflow}/api/v2/version"), "the API answers")
+    waiting.until(lambda: len(waiting.copies("seven")) == 2, "it is computed again")
+    waiting.until(lambda: waiting.state("seven") == "running", "it runs")
+    waiting.end("seven")
+    waiting.until(lambda: waiting.state("seven") == "success", "the stage is done")
+    assert len(waiting.copies("seven")) == 2
