@@ -85,6 +85,11 @@ class Side:
         self._folder.cleanup()
 
     @property
+    def pid(self) -> int:
+        """The first rank's process."""
+        return self._ranks[0].pid
+
+    @property
     def peak_mib(self) -> float:
         """The most memory held so far, by all ranks."""
         return sum(watch.peak_mib for watch in self._watches)

@@ -1,0 +1,53 @@
+"""py-spy really sees a process, and a stack belongs to the phase that its frames name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import profile
+
+LEARNS = ("main (benchmarks/worker_r1.py:94)", "PolicyTrainer.update (pipeline_lib/training/update.py:132)")
+
+
+@pytest.mark.parametrize(
+    ("stack", "phase"),
+    [
+        (("main (x.py:1)", "Sampler.groups (pipeline_lib/training/rollout_step.py:78)", "f (y.py:2)"), "sampling and judging"),
+        ((*LEARNS, "PolicyTrainer._forward (pipeline_lib/training/update.py:198)"), "forward"),
+        ((*LEARNS, "Engine.backward (pipeline_lib/training/distributed.py:1)", "g (z.py:3)"), "backward"),
+        (LEARNS, "packing, losses and statistics"),
+        (LEARNS[:1], profile.REST),
+    ],
+)  # fmt: skip
+def test_a_stack_belongs_to_the_innermost_phase_it_names(stack: tuple[str, ...], phase: str) -> None:
+    assert profile.phase_of(stack) == phase
+
+
+@pytest.mark.slow
+def test_the_functions_that_name_phases_exist() -> None:
+    from pipeline_lib.training.distributed import Engine
+    from pipeline_lib.training.rollout_step import Sampler
+    from pipeline_lib.training.update import PolicyTrainer
+
+    known = {f"{member.__qualname__} (" for kind in (Engine, Sampler, PolicyTrainer) for member in vars(kind).values() if callable(member)}  # fmt: skip
+    assert set(profile.PHASES) <= known
+
+
+@pytest.mark.slow
+def test_py_spy_sees_what_a_process_does(tmp_path: Path) -> None:
+    program = tmp_path / "busy.py"
+    program.write_text("def busy():\n    while True:\n        sum(range(100))\n\nbusy()\n", encoding="utf-8")
+    with subprocess.Popen([sys.executable, str(program)]) as process:
+        side = SimpleNamespace(pid=process.pid, step=lambda: process.poll())
+        try:
+            stacks = profile.record(side, 2, tmp_path / "spy")  # type: ignore[arg-type]
+        finally:
+            process.kill()
+    busy = sum(count for stack, count in stacks.items() if stack[-1].startswith("busy ("))
+    assert busy > 20
+    assert busy > 0.5 * sum(stacks.values())  # the rest is Python's own start
