@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import TracebackType
 
-from pipeline_lib.errors import ConfigError
+from pipeline_lib.errors import ConfigError, NonFiniteError
 from pipeline_lib.rewards.accuracy import Question, judge_quickly, verdict_of
 from pipeline_lib.rewards.code import code_job, with_answer
 from pipeline_lib.rewards.counter import VerdictCounter
@@ -139,10 +139,11 @@ class Scorer:
             extra_parts: learned rewards, name -> one unweighted number per completion.
 
         Raises:
-            ConfigError: a weighted name that nobody computes, or an extra part of the wrong length or not finite.
+            ConfigError: a weighted name that nobody computes, or an extra part of the wrong length.
+            NonFiniteError: a learned reward is NaN or infinity; names problem and sample.
         """
         extra = extra_parts or {}
-        _check_parts(weights, extra, len(completions))
+        _check_parts(weights, extra, problems)
         verdicts = self.verify_batch(problems, [completion.text for completion in completions])
         return [
             self._add_up(
@@ -219,7 +220,9 @@ class Scorer:
         )
 
 
-def _check_parts(weights: Mapping[str, float], extra: Mapping[str, Sequence[float]], rows: int) -> None:
+def _check_parts(
+    weights: Mapping[str, float], extra: Mapping[str, Sequence[float]], problems: Sequence[Problem]
+) -> None:
     known = reward_parts()
     for name, weight in weights.items():
         if weight and name not in known and name not in extra:
@@ -229,14 +232,18 @@ def _check_parts(weights: Mapping[str, float], extra: Mapping[str, Sequence[floa
                 f"nobody computes it; there are {', '.join(sorted([*known, *extra]))}",
             )
     for name, values in extra.items():
-        if len(values) != rows:
+        if len(values) != len(problems):
             raise ConfigError(
-                f"extra_parts.{name}", len(values), f"must hold one number for each of {rows} completions"
+                f"extra_parts.{name}",
+                len(values),
+                f"must hold one number for each of {len(problems)} completions",
             )
-        if not all(math.isfinite(value) for value in values):
-            raise ConfigError(
-                f"extra_parts.{name}", "not finite", "a learned reward returned NaN or infinity"
-            )
+        for row, value in enumerate(values):
+            if not math.isfinite(value):
+                sample = sum(before.id == problems[row].id for before in problems[:row])
+                raise NonFiniteError(
+                    f"problem {problems[row].id}, sample {sample}: the learned reward {name} is {value}"
+                )
 
 
 def without_time(verdict: Verdict) -> Verdict:

@@ -37,7 +37,7 @@ class Generator(Protocol):
 
         `prompts` are token ids; `seed` alone decides the random choices of this call. Raises ConfigError
         when prompt and response do not fit the model, DataError for an empty prompt, NonFiniteError naming
-        the problem when the model produced NaN or infinity.
+        problem and sample when the model produced NaN or infinity.
         """
         ...
 

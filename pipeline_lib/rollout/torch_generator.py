@@ -130,12 +130,14 @@ class TorchGenerator:
     def _completions(
         self, batch: SlotBatch, prompt: int, prompt_ids: Sequence[int], problem_id: str
     ) -> list[Completion]:
-        """The finished samples of one prompt; NonFiniteError names the problem whose logits were not finite."""
+        """The finished samples of one prompt; NonFiniteError names problem and sample whose logits were not finite."""
         ids = tuple(prompt_ids)
         completions = []
-        for tokens, logprobs, ended in batch.samples(prompt):
+        for sample, (tokens, logprobs, ended) in enumerate(batch.samples(prompt)):
             if not all(map(math.isfinite, logprobs)):
-                raise NonFiniteError(f"problem {problem_id}: the model's logits are not finite")
+                raise NonFiniteError(
+                    f"problem {problem_id}, sample {sample}: the model's logits are not finite"
+                )
             completions.append(
                 Completion(
                     problem_id=problem_id,

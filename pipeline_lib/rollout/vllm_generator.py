@@ -17,6 +17,7 @@ the whole vocabulary. Training samples with top_p = 1, where both agree.
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -184,8 +185,10 @@ class VllmGenerator:
                 float(at_step[token].logprob)
                 for token, at_step in zip(token_ids, sample.logprobs, strict=True)
             )
-            if not all(value > float("-inf") for value in logprobs):  # also False for NaN
-                raise NonFiniteError(f"problem {problem_id}: vLLM's log-probabilities are not finite")
+            if not all(map(math.isfinite, logprobs)):
+                raise NonFiniteError(
+                    f"problem {problem_id}, sample {sample.index}: vLLM's log-probabilities are not finite"
+                )
             completions.append(
                 Completion(
                     problem_id=problem_id,

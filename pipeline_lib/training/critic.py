@@ -77,12 +77,16 @@ class Critic:
             max_grad_norm=params.max_grad_norm,
         )
 
+    def values(self, packed: PackedTrees) -> Tensor:
+        """What the critic expects at each completion token, (B, T)."""
+        return packed.unflatten(self.engine(packed))
+
     @torch.no_grad()
     def estimate(self, batches: Sequence[tuple[PackedTrees, Tensor]]) -> list[Estimate]:
         """Advantages and returns of every (micro-batch, its rewards_B), whitened over all ranks' tokens."""
         estimates = []
         for packed, rewards_B in batches:
-            values_BT = packed.unflatten(self.engine(packed))
+            values_BT = self.values(packed)
             rewards_BT = terminal_rewards(rewards_B, packed.mask_BT)
             advantages_BT, returns_BT = gae(rewards_BT, values_BT, packed.mask_BT, GAMMA, LAMBDA)
             estimates.append(Estimate(advantages_BT, returns_BT, values_BT))
@@ -100,9 +104,10 @@ class Critic:
             estimate.advantages_BT = zero_padding((estimate.advantages_BT - mean) / (std + 1e-8), mask_BT)
         return estimates
 
-    def backward(self, packed: PackedTrees, estimate: Estimate, totals: Totals, *, last: bool) -> None:
-        """Add the gradient of the value loss of one micro-batch."""
-        values_BT = packed.unflatten(self.engine(packed))
+    def backward(
+        self, values_BT: Tensor, packed: PackedTrees, estimate: Estimate, totals: Totals, *, last: bool
+    ) -> None:
+        """Add the gradient of the value loss of one micro-batch, from its present `values`."""
         loss = value_loss(
             values_BT, estimate.old_values_BT, estimate.returns_BT, packed.mask_BT, VALUE_CLIP, totals
         )

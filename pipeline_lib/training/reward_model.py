@@ -79,11 +79,16 @@ class RewardModel:
         self.tokenizer, self.mean, self.std, self.answer_only = tokenizer, mean, std, answer_only
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        """One number in (0, 1) per response; 0.5 is the average of what the model was trained on."""
-        scores = self.raw_scores(prompts, responses)
-        return [
-            1 / (1 + math.exp(-max(min((score - self.mean) / self.std, 30.0), -30.0))) for score in scores
-        ]
+        """One number in (0, 1) per response; 0.5 is the average of what the model was trained on.
+
+        NaN where the model's own number is not finite: who asked knows the problem and the sample.
+        """
+        return [self._squashed(score) for score in self.raw_scores(prompts, responses)]
+
+    def _squashed(self, score: float) -> float:
+        if not math.isfinite(score):  # infinity would pass for the best or the worst response
+            return math.nan
+        return 1 / (1 + math.exp(-max(min((score - self.mean) / self.std, 30.0), -30.0)))
 
     @torch.no_grad()
     def raw_scores(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
@@ -243,8 +248,7 @@ def _train_batch(engine: Engine, task: Task, items: Sequence[Any], learning_rate
     mine = list(items)[engine.world.rank :: engine.world.size]
     if mine:
         scores = engine([tree for item in mine for tree in task.trees(item)])
-        if not torch.isfinite(scores).all():
-            raise NonFiniteError(f"{task.name}: a score is not finite in the batch with {mine[0].id}")
+        _require_finite(task, scores, mine)
         loss = task.loss(scores, mine, len(items))
         right = task.right(scores.detach(), mine)
     else:
@@ -282,9 +286,19 @@ def _finish(
 @torch.no_grad()
 def _scores(model: ScalarModel, task: Task, items: Sequence[Any]) -> Tensor:
     trees = [tree for item in items for tree in task.trees(item)]
-    return torch.cat(
+    scores = torch.cat(
         [model(trees[start : start + SCORING_BATCH]) for start in range(0, len(trees), SCORING_BATCH)]
     )
+    _require_finite(task, scores, items)
+    return scores
+
+
+def _require_finite(task: Task, scores: Tensor, items: Sequence[Any]) -> None:
+    """Raise NonFiniteError naming the first of `items` with a score that is not; each has equally many."""
+    finite = torch.isfinite(scores.detach())
+    if not finite.all():
+        item = items[int((~finite).nonzero()[0]) * len(items) // len(scores)]
+        raise NonFiniteError(f"{task.name}, example {item.id}: the reward model's score is not finite")
 
 
 def _tree(tokenizer: PreTrainedTokenizerBase, prompt: str, response: str, answer_only: bool) -> Tree:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,12 @@ if TYPE_CHECKING:
 
     from pipeline_lib.params import EngineParams, GrpoParams
 
+POLICY, REFERENCE, CRITIC = (
+    "the policy's log-probabilities",
+    "the reference model's log-probabilities",
+    "the critic's values",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class UpdateStats:
@@ -59,6 +65,8 @@ class _Micro:
 
     packed: PackedTrees
     rows: list[int]
+    samples: list[str]
+    """What a message calls each row."""
     sampler_BT: Tensor
     advantages: Tensor
     """(B, 1), or (B, T) where a critic gives one a token."""
@@ -115,14 +123,17 @@ class PolicyTrainer:
     def update(self, groups: Sequence[Group], learning_rate: float) -> UpdateStats:
         """Train on this rank's groups, in `params.minibatches` optimizer steps.
 
-        Raises NonFiniteError naming problem and sample when a log-probability is NaN or infinite.
+        Raises NonFiniteError naming problem and sample, before any weight moves by it, when the policy, the reference
+        model or the critic says NaN or infinity.
         """
         parts = minibatches(groups, self.params.minibatches)
         prepared = [self._prepare(part) for part in parts]
         for index, (micros, _) in enumerate(prepared):
             if index > 0 or not self.switches.reuse_forward:
                 for micro in micros:
-                    micro.old_BT = self._forward(micro, parts[index], logprobs_of)
+                    old_M = logprobs_of(self.engine, micro.packed, self.params.temperature)
+                    micro.old_BT = micro.packed.unflatten(old_M)
+                    _require_finite([(micro, POLICY, micro.old_BT)])
         if self.critic is not None:
             self._ask_critic(self.critic, [micro for micros, _ in prepared for micro in micros])
         tally = _Tally()
@@ -136,6 +147,9 @@ class PolicyTrainer:
     def _ask_critic(critic: Critic, micros: Sequence[_Micro]) -> None:
         """One advantage a token, before any weight moves."""
         estimates = critic.estimate([(micro.packed, micro.rewards_B) for micro in micros])
+        _require_finite(
+            [(micro, CRITIC, e.old_values_BT) for micro, e in zip(micros, estimates, strict=True)]
+        )
         for micro, estimate in zip(micros, estimates, strict=True):
             micro.estimate, micro.advantages = estimate, estimate.advantages_BT
 
@@ -184,29 +198,23 @@ class PolicyTrainer:
         return _Micro(
             packed,
             rows,
+            [f"problem {completions[row].problem_id}, sample {row % self.params.group_size}" for row in rows],
             packed.unflatten(torch.tensor(sampler, device=device)),
             advantages[rows].unsqueeze(1).to(device),
             rewards[rows].to(device),
         )
 
-    def _forward(
-        self, micro: _Micro, groups: Sequence[Group], run: Callable[..., Tensor] | None = None
-    ) -> Tensor:
-        """Log-probabilities in the padded layout, checked to be finite."""
+    def _forward(self, micro: _Micro) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities of the policy and, where there is one, of the reference, (B, T); checked to be finite."""
         temperature = self.params.temperature
-        if run is None:
-            flat_M = self.engine(micro.packed, temperature)
-        else:
-            flat_M = run(self.engine, micro.packed, temperature)
-        if not torch.isfinite(flat_M).all():
-            bad_BT = micro.packed.unflatten((~torch.isfinite(flat_M.detach())).float())
-            row = micro.rows[int(bad_BT.sum(dim=1).nonzero()[0])]
-            group, sample = divmod(row, self.params.group_size)
-            problem = groups[group].problem.id
-            raise NonFiniteError(
-                f"problem {problem}, sample {sample}: the policy's log-probabilities are not finite"
-            )
-        return micro.packed.unflatten(flat_M)
+        logprobs_BT = micro.packed.unflatten(self.engine(micro.packed, temperature))
+        checks = [(micro, POLICY, logprobs_BT)]
+        reference_BT = None
+        if self.reference is not None:
+            reference_BT = micro.packed.unflatten(logprobs_of(self.reference, micro.packed, temperature))
+            checks.append((micro, REFERENCE, reference_BT))
+        _require_finite(checks)
+        return logprobs_BT, reference_BT
 
     def _optimize(
         self,
@@ -224,13 +232,8 @@ class PolicyTrainer:
                 self._pass_nothing(last=last)
                 continue
             micro = micros[index]
-            logprobs_BT = self._forward(micro, groups)
+            logprobs_BT, reference_BT = self._forward(micro)
             old_BT = logprobs_BT.detach() if micro.old_BT is None else micro.old_BT
-            reference_BT = None
-            if self.reference is not None:
-                reference_BT = micro.packed.unflatten(
-                    logprobs_of(self.reference, micro.packed, self.params.temperature)
-                )
             terms = PolicyTerms(
                 logprobs_BT,
                 old_BT,
@@ -242,16 +245,20 @@ class PolicyTrainer:
             result = self.objective.loss(terms, self.settings, totals)
             self.engine.backward(result.loss, last=last)
             if self.critic is not None and micro.estimate is not None:
-                self.critic.backward(micro.packed, micro.estimate, totals, last=last)
+                values_BT = self.critic.values(micro.packed)
+                _require_finite([(micro, CRITIC, values_BT)])
+                self.critic.backward(values_BT, micro.packed, micro.estimate, totals, last=last)
             tokens = int(micro.packed.mask_BT.sum())
             tally.add(float(result.loss.detach()), int(result.clipped_tokens), float(result.kl_sum), tokens)
             tally.differences.append((old_BT - micro.sampler_BT)[micro.packed.mask_BT].abs())
         norm = self.engine.step(learning_rate)
-        if self.critic is not None:
-            self.critic.engine.step(learning_rate)
-        if not math.isfinite(norm):
-            names = ", ".join(sorted({group.problem.id for group in groups})[:5])
-            raise NonFiniteError(f"the gradient's norm is {norm}; the minibatch holds problems {names}, …")
+        critic_norm = 0.0 if self.critic is None else self.critic.engine.step(learning_rate)
+        for whose, value in (("", norm), ("critic's ", critic_norm)):
+            if not math.isfinite(value):
+                names = ", ".join(sorted({group.problem.id for group in groups})[:5])
+                raise NonFiniteError(
+                    f"the {whose}gradient's norm is {value}; the minibatch holds problems {names}, …"
+                )
         tally.norms.append(norm)
 
     def _pass_nothing(self, *, last: bool) -> None:
@@ -260,6 +267,19 @@ class PolicyTrainer:
         self.engine.backward(self.engine(packed, 1.0).sum() * 0.0, last=last)
         if self.critic is not None:
             self.critic.backward_nothing(packed, last=last)
+
+
+def _require_finite(checks: Sequence[tuple[_Micro, str, Tensor]]) -> None:
+    """Raise NonFiniteError naming problem and sample of the first (micro-batch, whose values, (B, T)) that is not finite.
+
+    One wait for the device, however many there are.
+    """
+    if not checks or torch.stack([torch.isfinite(values_BT).all() for _, _, values_BT in checks]).all():
+        return
+    for micro, whose, values_BT in checks:
+        bad_B = ~torch.isfinite(values_BT).all(dim=1)
+        if bad_B.any():
+            raise NonFiniteError(f"{micro.samples[int(bad_B.nonzero()[0])]}: {whose} are not finite")
 
 
 class _Tally:

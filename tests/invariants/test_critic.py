@@ -134,7 +134,8 @@ def _after_a_move():
     parameters = {name: p for name, p in value.named_parameters() if p.requires_grad}
     wanted = torch.autograd.grad(total / tokens, list(parameters.values()))
     for index, micro in enumerate(micros):
-        critic.backward(micro.packed, micro.estimate, totals, last=index == len(micros) - 1)
+        values_BT = critic.values(micro.packed)
+        critic.backward(values_BT, micro.packed, micro.estimate, totals, last=index == len(micros) - 1)
     found = {name: p.grad.clone() for name, p in parameters.items()}
     return found, dict(zip(parameters, wanted, strict=True)), clipped / tokens
 

@@ -235,23 +235,57 @@ def test_minibatches_bring_the_correction_and_one_on_policy_step_needs_none(mini
     assert capped == pytest.approx(weight * free, rel=1e-2)
 
 
-def _update_poisoned_alone():
+def _update_poisoned_alone(whose="policy", *, moved=False):
+    """A token of one sample alone is NaN to one model: from the start, or (`moved`) from the first step on."""
     model = tiny_model("llama")
     groups = groups_of(model, REWARDS)
     poison = len(model.get_input_embeddings().weight) - 1
-    with torch.no_grad():
-        model.get_input_embeddings().weight[poison] = torch.nan
     spoilt = replace(groups[3].completions[2], token_ids=(poison, 5, 6), logprobs=(-1.0, -1.0, -1.0))
     completions = (*groups[3].completions[:2], spoilt, groups[3].completions[3])
     groups[3] = replace(groups[3], completions=completions)
-    params = grpo_params(microbatch_tokens=1)
+    params = grpo_params(
+        microbatch_tokens=100_000,
+        algorithm="ppo" if whose == "critic" else "grpo",
+        kl_coef=0.01 if whose == "reference" else 0.0,
+        minibatches=1 + moved,
+    )
     trainer = PolicyTrainer(model, params, engine_params(), join_world(engine_params()), Switches())
+    step = trainer.engine.step
+    spoilt_model = {
+        "policy": lambda: model,
+        "reference": lambda: trainer.reference.lm,
+        "critic": lambda: trainer.critic.engine.module.body.lm,
+    }[whose]()
+
+    def spoil():
+        with torch.no_grad():
+            spoilt_model.get_input_embeddings().weight[poison] = torch.nan
+
+    def stepping(rate):
+        assert moved, "a step was taken"
+        norm = step(rate)
+        spoil()
+        return norm
+
+    trainer.engine.step = stepping
+    if not moved:
+        spoil()
     trainer.update(groups, 1e-3)
 
 
-def test_nan_of_one_sample_names_exactly_that_sample():
-    with pytest.raises(RuntimeError, match=r"NonFiniteError: problem p3, sample 2: the policy's log-prob"):
-        on_ranks(1, _update_poisoned_alone)
+@pytest.mark.parametrize(
+    ("whose", "said"),
+    [
+        ("policy", "the policy's log-probabilities"),
+        ("reference", "the reference model's log-probabilities"),
+        ("critic", "the critic's values"),
+    ],
+)
+@pytest.mark.parametrize("moved", [False, True])
+def test_nan_of_one_sample_names_exactly_that_sample(whose, said, moved):
+    """Before any step, or before the step of the minibatch whose model has become NaN."""
+    with pytest.raises(RuntimeError, match=f"NonFiniteError: problem p3, sample 2: {said} are not finite"):
+        on_ranks(1, lambda: _update_poisoned_alone(whose, moved=moved))
 
 
 def _update_poisoned():

@@ -228,7 +228,7 @@ class ServersGenerator:
     def _completions(self, samples: list[Sample], prompt: Sequence[int], problem_id: str) -> list[Completion]:
         """A group's completions, each checked: drawn from the present weights alone, with finite log-probabilities."""
         completions = []
-        for sample in samples:
+        for index, sample in enumerate(samples):
             if sample.versions != (str(self.weight_version),):
                 raise WeightVersionMismatch(
                     f"problem {problem_id}: sampled from weights of version {', '.join(sample.versions) or 'unknown'}, "
@@ -236,7 +236,9 @@ class ServersGenerator:
                 )
             logprobs = tuple(value for value in sample.logprobs if value is not None)
             if len(logprobs) != len(sample.token_ids):
-                raise NonFiniteError(f"problem {problem_id}: vLLM's log-probabilities are not finite")
+                raise NonFiniteError(
+                    f"problem {problem_id}, sample {index}: vLLM's log-probabilities are not finite"
+                )
             completions.append(
                 Completion(
                     problem_id=problem_id,

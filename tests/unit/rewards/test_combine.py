@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from pipeline_lib.errors import ConfigError
+from pipeline_lib.errors import ConfigError, NonFiniteError
 from pipeline_lib.rewards.combine import Scorer, without_time
 from pipeline_lib.rewards.counter import VerdictCounter
 from pipeline_lib.rewards.overlong import overlong_penalty
@@ -108,10 +108,17 @@ def test_learned_parts_are_weighted_and_checked(scorer: Scorer) -> None:
         ({}, "rewards.helpfulness = 0.5: nobody computes it"),
         ({"helpfulness": [1.0]}, "extra_parts.helpfulness = 1: must hold one number for each of 2"),
         ({"helpfulness": [1.0] * 3}, "extra_parts.helpfulness = 3: must hold one number for each of 2"),
-        ({"helpfulness": [1.0, float("nan")]}, "extra_parts.helpfulness = 'not finite'"),
     ):
         with pytest.raises(ConfigError, match=told):
             scorer.score_batch([MATH] * 2, texts, weights, extra)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_learned_part_that_is_not_finite_names_problem_and_sample(scorer: Scorer, bad: float) -> None:
+    problems = [CODE, CODE, MATH, MATH, MATH]
+    extra = {"helpfulness": [1.0, 1.0, 1.0, bad, bad]}
+    with pytest.raises(NonFiniteError, match=f"problem {MATH.id}, sample 1: the learned reward helpfulness"):
+        scorer.score_batch(problems, [_completion("x")] * 5, {"helpfulness": 1.0}, extra)
 
 
 def test_a_weight_of_zero_leaves_a_part_out(scorer: Scorer) -> None:

@@ -256,7 +256,24 @@ def test_not_finite_logits_name_the_problem(qwen, tokenizer, prompts):
     with torch.no_grad():
         qwen.model.embed_tokens.weight[prompts[2][0]] = float("nan")
         qwen.lm_head.weight = torch.nn.Parameter(torch.nan_to_num(qwen.lm_head.weight))
-    with pytest.raises(NonFiniteError, match="problem p0"):
+    with pytest.raises(NonFiniteError, match="problem p0, sample 0: "):
+        _run(TorchGenerator(qwen, tokenizer), [prompts[2]])
+
+
+def test_logits_that_one_sample_spoils_name_that_sample(qwen, tokenizer, prompts):
+    """A token that one sample alone draws, and goes on from, has a NaN for its embedding."""
+    qwen.lm_head.weight = torch.nn.Parameter(qwen.lm_head.weight.clone())
+    (group,) = _run(TorchGenerator(qwen, tokenizer), [prompts[2]])
+    sample, poison = next(
+        (index, token)
+        for index, drawn in reversed(list(enumerate(group)))
+        for token in drawn.token_ids[:-1]
+        if token not in prompts[2] and sum(token in other.token_ids for other in group) == 1
+    )
+    assert sample > 0
+    with torch.no_grad():
+        qwen.model.embed_tokens.weight[poison] = torch.nan
+    with pytest.raises(NonFiniteError, match=f"problem p0, sample {sample}: "):
         _run(TorchGenerator(qwen, tokenizer), [prompts[2]])
 
 

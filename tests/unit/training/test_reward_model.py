@@ -6,9 +6,18 @@ import pytest
 import torch
 
 from pipeline_lib.data.microworld.vocabulary import build_tokenizer
-from pipeline_lib.errors import DataError
+from pipeline_lib.data.schema import PreferencePair, SafetyExample
+from pipeline_lib.errors import DataError, NonFiniteError
+from pipeline_lib.training.distributed import World
 from pipeline_lib.training.packing import Tree
-from pipeline_lib.training.reward_model import RewardModel, ScalarModel
+from pipeline_lib.training.reward_model import (
+    RewardModel,
+    ScalarModel,
+    _scores,
+    _train_batch,
+    helpfulness_task,
+    safety_task,
+)
 from tests.unit.training.tiny import tiny_model
 
 
@@ -47,3 +56,49 @@ def test_helpfulness_reads_the_answer_and_safety_the_whole():
     texts = ["<think>so 1</think><answer>1</answer>", "<think>wait 2</think><answer>1</answer>"]
     assert len(set(answer.raw_scores(["q", "q"], texts))) == 1
     assert len(set(whole.raw_scores(["q", "q"], texts))) == 2
+
+
+PAIRS = [
+    PreferencePair(f"pair{i}", "q", good, bad, "x") for i, (good, bad) in enumerate(["ab", "cd", "ef", "gh"])
+]
+EXAMPLES = [SafetyExample(f"example{i}", "q", text, safe=True) for i, text in enumerate("abcd")]
+
+
+class _Saying:
+    """An engine, or a model, that gives these scores."""
+
+    world = World(0, 1, torch.device("cpu"))
+
+    def __init__(self, scores: list[float]) -> None:
+        self.scores = torch.tensor(scores)
+
+    def __call__(self, trees) -> torch.Tensor:
+        assert len(trees) == len(self.scores)
+        return self.scores
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("at", [4, 5])
+def test_a_score_that_is_not_finite_names_its_pair(at: int, bad: float) -> None:
+    task = helpfulness_task(PAIRS, build_tokenizer())
+    said = [0.5] * 8
+    said[at] = said[7] = bad
+    for run in (
+        lambda: _train_batch(_Saying(said), task, PAIRS, 1e-3),
+        lambda: _scores(_Saying(said), task, PAIRS),
+    ):
+        with pytest.raises(NonFiniteError, match="helpfulness, example pair2: "):
+            run()
+
+
+def test_a_score_that_is_not_finite_names_its_example() -> None:
+    task = safety_task(EXAMPLES, build_tokenizer())
+    with pytest.raises(NonFiniteError, match="safety, example example3: "):
+        _train_batch(_Saying([0.0, 1.0, 2.0, torch.nan]), task, EXAMPLES, 1e-3)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_a_reward_that_is_not_finite_is_never_squashed_into_a_good_or_a_bad_one(bad: float) -> None:
+    model = RewardModel(_model(), build_tokenizer(), mean=0.0, std=1.0, answer_only=False)
+    model.model.head.bias.fill_(bad)
+    assert all(score != score for score in model.score(["q"], ["a"]))

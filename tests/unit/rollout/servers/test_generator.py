@@ -35,9 +35,10 @@ def test_a_token_of_other_weights_is_an_error(at_version_3, versions) -> None:
         at_version_3._completions([Sample((5, 1), (-0.5, -1.0), "stop", versions)], [7], "p")
 
 
-def test_a_logprob_that_is_not_finite_names_the_problem(at_version_3) -> None:
-    with pytest.raises(NonFiniteError, match="problem p"):
-        at_version_3._completions([Sample((5, 1), (-0.5, None), "stop", ("3",))], [7], "p")
+def test_a_logprob_that_is_not_finite_names_problem_and_sample(at_version_3) -> None:
+    samples = [Sample((5, 1), (-0.5, last), "stop", ("3",)) for last in (-1.0, None, None)]
+    with pytest.raises(NonFiniteError, match="problem p, sample 1: "):
+        at_version_3._completions(samples, [7], "p")
 
 
 def _open(address: str, weights: str) -> ServersGenerator:
