@@ -19,7 +19,7 @@ from pipeline_lib.errors import DataError
 from pipeline_lib.modeling import load_model, load_tokenizer, render_prompt
 from pipeline_lib.params import AllTaskGrpoParams, EngineParams, GrpoParams
 from pipeline_lib.rollout import build_generator
-from pipeline_lib.training.agreement import EDGES, require_agreement
+from pipeline_lib.training.agreement import require_agreement
 from pipeline_lib.training.context import JobContext
 from pipeline_lib.training.distributed import Engine
 from pipeline_lib.training.metrics import Row, final_summary, judged, sample_metrics
@@ -133,8 +133,8 @@ class _Loop:
         rate = warmup_constant(state.step, params.learning_rate, params.warmup_steps)
         with self._asleep():
             stats = self.trainer.update(groups, rate)
-        exact = self.engine_params.rollout == "torch" and self.engine_params.dtype == "float32"
-        require_agreement(stats.agreement, exact=exact, step=state.step)
+        engine = self.engine_params
+        require_agreement(stats.agreement, rollout=engine.rollout, dtype=engine.dtype, step=state.step)
         if stats.updates:
             state.version += stats.updates
             with self.trainer.engine.whole_weights():
@@ -160,10 +160,7 @@ class _Loop:
             {
                 **row,
                 **self.generator.metrics(),
-                **{
-                    f"logprob_diff_above_{edge:g}": s
-                    for edge, s in zip(EDGES, stats.agreement.above, strict=True)
-                },
+                **stats.agreement.histogram(),
                 "time/sample_s": sampled - began,
                 "time/update_s": learned - sampled,
                 "time/measure_s": time.perf_counter() - learned,
@@ -278,9 +275,7 @@ def update_metrics(stats: UpdateStats) -> Row:
         "clip_share": stats.clip_share,
         "kl": stats.kl,
         "trained_tokens": float(stats.trained_tokens),
-        "logprob_diff_max": stats.agreement.largest,
-        "logprob_diff_mean": stats.agreement.mean,
-        "logprobs_compared": float(stats.agreement.tokens),
+        **stats.agreement.metrics(),
     }
 
 

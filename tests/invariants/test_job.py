@@ -19,12 +19,18 @@ def world(tmp_path: Path) -> Path:
 
 
 def test_steps_without_signal_are_skipped_counted_and_warned_about(world, capfd):
-    finish_job(world, grpo_spec(steps=2, rewards={"accuracy": 0.0, "format": 0.0}))
+    spec = grpo_spec(steps=2, rewards={"accuracy": 0.0, "format": 0.0})
+    finish_job(world, spec, prepare=_write_what_is_logged)
     said = capfd.readouterr().err
     for step in (0, 1):
         assert f"warning: step {step}: no group has any signal; the step is skipped" in said
     with (world / "plot.csv").open(encoding="utf-8") as file:
-        assert [float(row["skipped_step"]) for row in csv.DictReader(file)] == [1.0, 1.0]
+        rows = list(csv.DictReader(file))
+    assert [float(row["skipped_step"]) for row in rows] == [1.0, 1.0]
+    # Nothing was compared, so no difference may be claimed, in the plot or in MLflow.
+    for row in rows + [json.loads(line) for line in (world / "logged.jsonl").read_text().splitlines()]:
+        assert float(row["logprobs_compared"]) == 0.0
+        assert not [name for name in row if name.startswith("logprob_diff")]
     assert json.loads((world / "job" / "result.json").read_text())["skipped_steps"] == 2
     before, after = (world / f"models/{name}/model.safetensors" for name in ("base", "r1_zero"))
     assert after.read_bytes() == before.read_bytes()
@@ -45,6 +51,8 @@ def test_every_step_logs_how_far_sampler_and_trainer_are_apart(world):
     rows = [json.loads(line) for line in (world / "logged.jsonl").read_text().splitlines()]
     assert [row["at"] for row in rows] == [0, 1, 2]
     for row in rows:
+        assert row["skipped_step"] == 0.0
+        assert row["logprobs_compared"] == row["trained_tokens"] > 0
         shares = [row[f"logprob_diff_above_{edge:g}"] for edge in EDGES]
         assert shares == sorted(shares, reverse=True)
         assert 0.0 <= row["logprob_diff_mean"] <= row["logprob_diff_max"] < 1e-3

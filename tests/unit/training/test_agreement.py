@@ -8,6 +8,7 @@ import torch
 from pipeline_lib.training.agreement import (
     EDGES,
     EXACT_TOLERANCE,
+    KERNEL_TOLERANCE,
     LOOSE_TOLERANCE,
     Agreement,
     SamplerDisagrees,
@@ -48,13 +49,33 @@ def _agreement(largest: float, mean: float) -> Agreement:
 
 def test_one_token_beyond_the_tolerance_is_an_error_where_both_compute_alike():
     within, beyond = _agreement(EXACT_TOLERANCE, 0.0), _agreement(1.01 * EXACT_TOLERANCE, 0.0)
-    require_agreement(within, exact=True, step=3)
-    require_agreement(beyond, exact=False, step=3)
+    require_agreement(within, rollout="torch", dtype="float32", step=3)
+    require_agreement(beyond, rollout="torch", dtype="bfloat16", step=3)
+    require_agreement(beyond, rollout="vllm", dtype="float32", step=3)
     with pytest.raises(SamplerDisagrees, match=r"step 3: a token's log-probability differs by 0.0020 nats"):
-        require_agreement(beyond, exact=True, step=3)
+        require_agreement(beyond, rollout="torch", dtype="float32", step=3)
 
 
-def test_the_mean_decides_where_engine_or_precision_differ():
-    require_agreement(_agreement(9.0, LOOSE_TOLERANCE), exact=False, step=3)
+@pytest.mark.parametrize("rollout", ["torch", "vllm", "vllm_servers"])
+def test_the_mean_decides_where_the_precision_differs(rollout):
+    require_agreement(_agreement(9.0, LOOSE_TOLERANCE), rollout=rollout, dtype="bfloat16", step=3)
     with pytest.raises(SamplerDisagrees, match=r"step 3: log-probabilities differ by 2.100 nats on average"):
-        require_agreement(_agreement(9.0, 2.1), exact=False, step=3)
+        require_agreement(_agreement(9.0, 2.1), rollout=rollout, dtype="bfloat16", step=3)
+
+
+@pytest.mark.parametrize("rollout", ["vllm", "vllm_servers"])
+def test_another_engine_in_float32_is_held_well_below_a_head_that_was_left_behind(rollout):
+    """Decision 0006: vLLM's tied head kept its old weights, and log-probabilities were off by 0.3 to 0.5."""
+    require_agreement(_agreement(9.0, KERNEL_TOLERANCE), rollout=rollout, dtype="float32", step=3)
+    for mean in (1.1 * KERNEL_TOLERANCE, 0.3):
+        with pytest.raises(SamplerDisagrees, match=r"step 3: .* on average .*tolerance 0.02"):
+            require_agreement(_agreement(9.0, mean), rollout=rollout, dtype="float32", step=3)
+
+
+def test_what_was_not_compared_has_no_difference():
+    nothing = measure_agreement([], ALONE)
+    assert nothing.metrics() == {"logprobs_compared": 0.0}
+    assert nothing.histogram() == {}
+    same = measure_agreement([torch.zeros(2)], ALONE)
+    assert same.metrics() == {"logprobs_compared": 2.0, "logprob_diff_max": 0.0, "logprob_diff_mean": 0.0}
+    assert list(same.histogram().values()) == [0.0] * len(EDGES)
