@@ -94,16 +94,49 @@ def test_the_gradient_is_that_of_the_equations(baseline):
     assert baseline[0][0].grad_norm == pytest.approx(float(norm), rel=1e-4)
 
 
+SEVERAL_STEPS = {"minibatches": 2, "kl_coef": 0.01}
+LOSS_TOLERANCE = 2e-6
+VARIANTS = {
+    "grpo on policy, no KL": {},
+    "grpo": SEVERAL_STEPS,
+    "dapo": {"algorithm": "dapo", "clip_high": 0.28, **SEVERAL_STEPS},
+    "dr_grpo": {"algorithm": "dr_grpo", **SEVERAL_STEPS},
+}
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def variant(request):
+    """(its parameters, its own update to compare with): two rollouts, so that the KL and the second steps count."""
+    options = VARIANTS[request.param]
+    plain = _update(grpo_params(**options), rounds=2)
+    assert [stats.updates for stats in plain[0]] == [options.get("minibatches", 1)] * 2
+    if options:
+        assert abs(plain[0][1].loss) > 100 * LOSS_TOLERANCE, "too small a loss to tell another one from it"
+        assert plain[0][1].kl > 0
+    return options, plain
+
+
+def _same_update(found, wanted):
+    """Losses, norms and KL of every rollout; the first gradient; the weights in the end."""
+    for here, there in zip(found[0], wanted[0], strict=True):
+        assert here.updates == there.updates
+        assert here.loss == pytest.approx(there.loss, abs=LOSS_TOLERANCE)
+        assert here.grad_norm == pytest.approx(there.grad_norm, rel=1e-5)
+        assert here.kl == pytest.approx(there.kl, abs=1e-6)
+    _close(found[1], wanted[1])
+    _close(found[2], wanted[2], 1e-4)
+
+
 @pytest.mark.parametrize("budget", [1, 30, 100_000])
-def test_micro_batch_budget_changes_nothing(baseline, budget):
-    _close(_update(grpo_params(microbatch_tokens=budget))[1], baseline[1])
+def test_micro_batch_budget_changes_nothing(variant, budget):
+    options, plain = variant
+    _same_update(_update(grpo_params(microbatch_tokens=budget, **options), rounds=2), plain)
 
 
 @pytest.mark.parametrize("switch", list(Switches.__dataclass_fields__))
-def test_each_switch_changes_nothing(baseline, switch):
-    stats, gradient, _ = _update(grpo_params(), Switches(**{switch: False}))
-    _close(gradient, baseline[1])
-    assert stats[0].grad_norm == pytest.approx(baseline[0][0].grad_norm, rel=1e-4)
+def test_each_switch_changes_nothing(variant, switch):
+    options, plain = variant
+    _same_update(_update(grpo_params(**options), Switches(**{switch: False}), rounds=2), plain)
 
 
 def test_sorting_by_length_cuts_otherwise_and_changes_nothing(baseline):
