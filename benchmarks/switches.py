@@ -36,11 +36,12 @@ class Variant:
 
 
 def variants(trainer: PolicyTrainer) -> list[Variant]:
-    """Every field of `Switches` switched off alone, and a KL term instead of none."""
+    """Every field of `Switches` switched off alone, and a KL term instead of none (for `skip_kl`, read once, as a trainer is made)."""
     return [
         *(
             Variant(f"`{field.name}`", partial(_off, trainer, field.name))
             for field in fields(trainer.switches)
+            if field.name != "skip_kl"
         ),
         Variant(f"KL skipped: β {KL_COEF} instead of 0", partial(_with_kl, trainer)),
     ]

@@ -6,9 +6,11 @@ this process and is the default on GPUs; `vllm_servers` samples on vLLM servers,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline_lib.errors import ConfigError
 from pipeline_lib.rollout.protocol import Generator, GroupCallback, ProgressCallback, require_version
 
 if TYPE_CHECKING:
@@ -32,15 +34,23 @@ def build_generator(
     tokenizer: PreTrainedTokenizerBase,
     *,
     weight_version: int = 0,
+    switches: Mapping[str, bool] | None = None,
 ) -> Generator:
     """A sampler over `model` as it is now, for a trainer that goes on changing it.
 
     `torch` shares the module; `vllm` loads its weights into an engine of its own, `vllm_servers` into several.
+    `switches` overrides fields of `SamplerSwitches`; ConfigError where the engine is not `torch`, which alone has them.
     """
     if engine.rollout == "torch":
+        from pipeline_lib.rollout.slot_batch import SamplerSwitches
         from pipeline_lib.rollout.torch_generator import TorchGenerator
 
-        return TorchGenerator(model, tokenizer, weight_version=weight_version)
+        chosen = SamplerSwitches(**(switches or {}))
+        return TorchGenerator(model, tokenizer, weight_version=weight_version, switches=chosen)
+    if switches:
+        raise ConfigError(
+            "sampling_switches", dict(switches), f"engine.rollout {engine.rollout} has none of them"
+        )
     if engine.rollout == "vllm_servers":
         from pipeline_lib.rollout.servers.generator import ServersGenerator
 

@@ -42,6 +42,8 @@ class Switches:
     """Micro-batches hold completions of similar length. Off: in the order of sampling."""
     reuse_forward: bool = True
     """On the first minibatch the old log-probabilities are the current ones. Off: an extra forward pass."""
+    skip_kl: bool = True
+    """At a KL coefficient of 0 there is no reference model. Off: it is kept and asked, and the KL it gives weighs 0."""
 
 
 class Policy(nn.Module):

@@ -43,6 +43,8 @@ class JobSpec:
     item: str | None = None
     switches: Mapping[str, bool] = field(default_factory=dict)
     """Overrides of `policy.Switches`, for benchmarks."""
+    sampling_switches: Mapping[str, bool] = field(default_factory=dict)
+    """Likewise of the torch sampler's `SamplerSwitches`, and of `judge_early` whichever engine samples (grpo)."""
 
     @property
     def name(self) -> str:

@@ -92,7 +92,7 @@ class PolicyTrainer:
             params.max_new_tokens,
         )
         self.reference: Policy | None = None
-        if params.kl_coef > 0:
+        if params.kl_coef > 0 or not switches.skip_kl:
             self.reference = Policy(copy.deepcopy(lm), switches).requires_grad_(False)
         self.critic = Critic(lm, params, engine, world, switches) if self.objective.critic else None
         self.corrects_sampler = (
@@ -182,7 +182,7 @@ class PolicyTrainer:
     @property
     def _flat_is_zero(self) -> bool:
         """Whether equal rewards mean a zero gradient: no KL term, no critic."""
-        return self.reference is None and self.critic is None
+        return self.settings.kl_coef == 0 and self.critic is None
 
     def _pack(
         self,

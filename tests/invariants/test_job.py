@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from pipeline_lib.training.agreement import EDGES
 from tests.unit.training.tiny import build_world, finish_job, grpo_spec
@@ -57,6 +60,40 @@ def test_every_step_logs_how_far_sampler_and_trainer_are_apart(world):
         assert shares == sorted(shares, reverse=True)
         assert 0.0 <= row["logprob_diff_mean"] <= row["logprob_diff_max"] < 1e-3
         assert shares[-1] == 0.0
+
+
+def _write_what_samples() -> None:
+    from pipeline_lib.training.rollout_step import Sampler
+
+    groups = Sampler.groups
+
+    def recording(self, *args, **options):
+        Path("sampled.json").write_text(
+            json.dumps({**asdict(self.generator.switches), "judge_early": self.judge_early})
+        )
+        return groups(self, *args, **options)
+
+    Sampler.groups = recording
+
+
+def test_a_jobs_parameters_switch_every_fast_path_and_the_weights_stay(tmp_path):
+    """Of sampling, and the KL at a coefficient of 0: those of learning besides are told apart in test_update."""
+    trained, sampled, kl = [], [], []
+    sampling = {"share_prompts": False, "drop_finished": False, "judge_early": False}
+    for name, switches, sampling_switches in (("on", {}, {}), ("off", {"skip_kl": False}, sampling)):
+        root = tmp_path / name
+        build_world(root)
+        spec = replace(grpo_spec(steps=3), switches=switches, sampling_switches=sampling_switches)
+        finish_job(root, spec, prepare=_write_what_samples)
+        trained.append(load_file(root / "models/r1_zero/model.safetensors"))
+        sampled.append(json.loads((root / "sampled.json").read_text()))
+        with (root / "plot.csv").open(encoding="utf-8") as file:
+            kl.append([float(row["kl"]) for row in csv.DictReader(file)])
+    assert sampled == [dict.fromkeys(sampling, True), sampling]
+    assert kl[0] == [0.0] * 3
+    assert kl[1][-1] > 0.0
+    for weight, same in trained[0].items():
+        torch.testing.assert_close(trained[1][weight], same, rtol=1e-4, atol=1e-5)
 
 
 def test_the_job_that_other_tests_resume_and_repeat_learns(world):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pipeline_lib.errors import DataError
+from pipeline_lib.errors import ConfigError, DataError
 from pipeline_lib.modeling import save_model
 from pipeline_lib.params import EngineParams
 from pipeline_lib.rollout import build_generator, open_generator
@@ -54,3 +54,12 @@ def test_a_directory_samples_what_its_model_does(tmp_path, engine, qwen, tokeniz
 def test_a_directory_without_weights_is_a_data_error(tmp_path, engine):
     with pytest.raises(DataError, match="no such model directory"):
         open_generator(tmp_path / "nothing", engine)
+
+
+@pytest.mark.parametrize("rollout", ["vllm", "vllm_servers"])
+def test_switches_of_the_torch_sampler_are_refused_where_another_samples(engine, qwen, tokenizer, rollout):
+    switches = {"share_prompts": False}
+    assert not build_generator(engine, qwen, tokenizer, switches=switches).switches.share_prompts
+    other = engine.model_copy(update={"rollout": rollout})
+    with pytest.raises(ConfigError, match=f"sampling_switches = .*engine.rollout {rollout} has none of them"):
+        build_generator(other, qwen, tokenizer, switches=switches)
