@@ -131,9 +131,7 @@ class PolicyTrainer:
         for index, (micros, _) in enumerate(prepared):
             if index > 0 or not self.switches.reuse_forward:
                 for micro in micros:
-                    old_M = logprobs_of(self.engine, micro.packed, self.params.temperature)
-                    micro.old_BT = micro.packed.unflatten(old_M)
-                    _require_finite([(micro, POLICY, micro.old_BT)])
+                    micro.old_BT, _ = self._forward(micro, old=True)
         if self.critic is not None:
             self._ask_critic(self.critic, [micro for micros, _ in prepared for micro in micros])
         tally = _Tally()
@@ -204,13 +202,21 @@ class PolicyTrainer:
             rewards[rows].to(device),
         )
 
-    def _forward(self, micro: _Micro) -> tuple[Tensor, Tensor | None]:
-        """Log-probabilities of the policy and, where there is one, of the reference, (B, T); checked to be finite."""
+    def _forward(self, micro: _Micro, *, old: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities of the policy and, where there is one, of the reference, (B, T); checked to be finite.
+
+        `old`: those of the policy alone, without a gradient.
+        """
         temperature = self.params.temperature
-        logprobs_BT = micro.packed.unflatten(self.engine(micro.packed, temperature))
+        logprobs_M = (
+            logprobs_of(self.engine, micro.packed, temperature)
+            if old
+            else self.engine(micro.packed, temperature)
+        )
+        logprobs_BT = micro.packed.unflatten(logprobs_M)
         checks = [(micro, POLICY, logprobs_BT)]
         reference_BT = None
-        if self.reference is not None:
+        if self.reference is not None and not old:
             reference_BT = micro.packed.unflatten(logprobs_of(self.reference, micro.packed, temperature))
             checks.append((micro, REFERENCE, reference_BT))
         _require_finite(checks)
