@@ -1,6 +1,6 @@
 """Project dvc.yaml onto an Airflow DAG (design §3): a stage is a task, an edge is an edge.
 
-Groups come from each stage's `meta: {group}`, GPU slots from `meta: {pool}`; a `matrix` stage is a
+Groups come from each stage's `meta: {group}`, its pool from `meta: {pool}`, of which it takes one slot (docs/operations.md); a `matrix` stage is a
 mapped task, expanded at run time over the run's own parameters. `create_run` comes first, `finish_run` last.
 """
 

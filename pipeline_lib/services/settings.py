@@ -22,6 +22,9 @@ PREFERRED_PORTS: Mapping[str, int] = {"airflow": 8080, "mlflow": 5000, "files": 
 
 PLUGINS = Path(__file__).resolve().parents[2] / "infra" / "airflow" / "plugins"
 """Of Airflow's API server: the names that it answers to."""
+GPU_SLOTS = 1
+"""Stages of the pool `gpu` that `make up` lets run at once. One has the whole machine: its `world_size` is known when a run has begun, Airflow
+reads a task's slots with the DAG, and two stages that start here would both begin with the first GPU (docs/operations.md)."""
 DEFERRABLE = "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE"
 """Airflow's own setting: stages wait in a triggerer and hold no worker. The only one of Airflow's that `make up` takes over."""
 
@@ -128,11 +131,6 @@ def mlflow_server(
 def deferrable() -> bool:
     """True where stages are to wait in the triggerer: `AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE=True make up`."""
     return os.environ.get(DEFERRABLE, "").lower() in ("true", "t", "1")
-
-
-def gpu_slots() -> int:
-    """Return how many stages that want a GPU may run at once: the number of GPUs, or one on a machine without."""
-    return len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) or 1
 
 
 def read_env_file(path: Path) -> dict[str, str]:

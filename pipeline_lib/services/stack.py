@@ -27,7 +27,7 @@ from pipeline_lib.orchestration.links import TrackingServer
 from pipeline_lib.orchestration.processes import SERVICES_MARK
 from pipeline_lib.services import accounts, postgres, production, settings
 from pipeline_lib.services.airflow_api import AirflowApi
-from pipeline_lib.services.settings import HOST, PREFERRED_PORTS, Service, gpu_slots, url
+from pipeline_lib.services.settings import GPU_SLOTS, HOST, PREFERRED_PORTS, Service, url
 from pipeline_lib.services.started import Started, boot_id, born, log_path, start, tail
 
 DATABASE = "postgres"
@@ -139,7 +139,7 @@ def _start_all(root: Path, kind: Kind, started: list[Started], say: Say) -> Stac
         accounts.ensure_airflow_accounts(root, stack.airflow, env)
         accounts.ensure_mlflow_client(root, stack.mlflow)
     api = airflow_api(root, stack)
-    api.ensure_pool("gpu", gpu_slots(), "Stages that want a GPU (or, without one, the machine).")
+    api.ensure_pool("gpu", GPU_SLOTS, "Stages that want the machine's GPUs (or, without, its cores).")
     return stack
 
 
