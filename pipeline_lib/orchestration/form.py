@@ -74,6 +74,16 @@ def overrides_from_form(form: Mapping[str, Any]) -> dict[str, Any]:
     return overrides
 
 
+def committed_params(worktree: Path, profile: str | None) -> dict[str, Any]:
+    """Return the parameters that the commit of `worktree` and the profile give, before a form changes any; neither is validated."""
+    from pipeline_lib.params.root import merge
+
+    tree = load_yaml(worktree / "params.yaml")
+    if profile not in profiles(worktree):  # the commit's own, or a name that `write_params` refuses
+        return tree
+    return merge(tree, load_yaml(worktree / "profiles" / f"{profile}.yaml"))
+
+
 def write_params(worktree: Path, profile: str | None, overrides: Mapping[str, Any]) -> bool:
     """Compose profile and overrides with the worktree's own code and write its params.yaml.
 

@@ -62,7 +62,7 @@ def select_models(root: Path, asked: Sequence[str], from_run: str | None) -> Sel
 
 def _directory(root: Path, path: str, from_run: str | None) -> Selection:
     try:
-        directory = Path(os.path.realpath(require_allowed(root / Path(path).expanduser(), root)))
+        directory = Path(os.path.realpath(require_allowed(root / Path(path).expanduser(), root, held=True)))
     except RuntimeError as error:  # ~nobody-of-that-name
         raise DataError(f"models: {path}: {error}") from None
     if not os.path.isdir(directory):  # Path.is_dir() raises for a name that is too long

@@ -26,6 +26,7 @@ from pipeline_lib.orchestration.dvc_output import How, Output
 from pipeline_lib.orchestration.integrity import differing_outputs, remove_output
 from pipeline_lib.orchestration.redaction import Redactor
 from pipeline_lib.orchestration.remote_settings import ERROR_MARK, LOGS_ENV, REMOTE_ENV, remote_command
+from pipeline_lib.storage.allowed import ALLOWED, of_a_run
 from pipeline_lib.storage.dvc_cache import evict_damaged
 
 EXIT_FILE = "R1_EXIT_FILE"
@@ -89,6 +90,7 @@ def stage_environment(worktree: Path, address: str, extra: Mapping[str, str]) ->
         CI="true",  # DVC then leaves its progress bars out of the log
     )
     env.update(extra)
+    env[ALLOWED] = of_a_run(worktree)
     env[EXIT_FILE] = str(_exit_file(worktree, address))
     env[processes.STAGE_MARK] = f"{worktree}:{address}"
     return env

@@ -22,6 +22,8 @@ from typing import Any
 
 from pipeline_lib.errors import ConfigError, StorageError
 from pipeline_lib.orchestration import form
+from pipeline_lib.orchestration.bounds import require_bounded
+from pipeline_lib.orchestration.graph import load_yaml
 from pipeline_lib.orchestration.remote_settings import add_remote
 from pipeline_lib.storage.dvc_cache import cache_dir
 
@@ -74,7 +76,8 @@ def create_run(
     Called again for the same run (a cleared or retried task) it finds the worktree and changes nothing.
 
     Raises:
-        ConfigError, DataError: A parameter or the revision is not usable; nothing is left behind.
+        ConfigError, DataError: A parameter or the revision is not usable, or is none that a form may set (`bounds`); nothing
+            is left behind.
         StorageError: git or the disk refused.
     """
     path = worktree_path(root, name)
@@ -93,7 +96,9 @@ def create_run(
         _git(root, "worktree", "add", "--quiet", "-b", record.branch, str(path), commit)
     try:
         _share_cache(root, path)
+        committed = form.committed_params(path, profile)
         form.write_params(path, profile, overrides)
+        require_bounded(load_yaml(path / "params.yaml"), committed, path)
         state = path / ".run"
         state.mkdir(exist_ok=True)
         _write_json(state / "run.json", asdict(record))

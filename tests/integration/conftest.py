@@ -111,6 +111,8 @@ FORMS: Mapping[str, Mapping[str, Any]] = {
     "crash": {"seed": 12, "overrides": {"train_r1_zero.warmup_steps": 99}},
     "typo": {"overrides": {"train_r1_zero.stepz": 3}},
     "hostile": {"overrides": {"distill.students": ["a;touch /tmp/pwned"]}},
+    "owned": {"overrides": {"engine.servers.weights_dir": "/tmp/owned"}},
+    "somebodys": {"overrides": {"engine.kubernetes.secret": "somebodys"}},
 }
 """Run id -> the form it is triggered with."""
 

@@ -61,7 +61,18 @@ def test_a_crash_is_retried(finished):
     assert (crashed["state"], crashed["try_number"]) == ("success", 2)
 
 
-@pytest.mark.parametrize(("run", "words"), [("typo", "train_r1_zero.stepz"), ("hostile", "a;touch")])
+OWNED = "engine.servers.weights_dir = '/tmp/owned': is neither in the run's worktree nor in a directory that parameters may name here; "
+SOMEBODYS = "engine.kubernetes.secret = 'somebodys': is the profile's to say and no form's; "
+REFUSED = {
+    "typo": "train_r1_zero.stepz",
+    "hostile": "a;touch",
+    "owned": OWNED + "whoever runs this worker lists it in R1_ALLOWED_DIRS",
+    "somebodys": SOMEBODYS + "write it into a file of profiles/ and commit that",
+}
+"""Run of the forms -> words of its refusal."""
+
+
+@pytest.mark.parametrize(("run", "words"), REFUSED.items())
 def test_bad_parameters_stop_the_run_at_once_and_leave_nothing(finished, run, words):
     create = finished.instances(run)["create_run"]
     assert (create["state"], create["try_number"]) == ("failed", 1)
@@ -70,6 +81,15 @@ def test_bad_parameters_stop_the_run_at_once_and_leave_nothing(finished, run, wo
     assert len(error.splitlines()) == 1
     assert not finished.worktree(run).exists()
     assert not _git(finished.root, "branch", "--list", f"run/{run}")
+    assert not Path("/tmp/owned").exists()
+
+
+def test_stages_that_airflow_starts_are_held_to_their_worktree(finished):
+    """Nobody has set `R1_ALLOWED_DIRS` here: one stage says what it was told."""
+    assert "R1_ALLOWED_DIRS" not in os.environ
+    for run in ("default", "students"):
+        log = finished.worktree(run) / ".run" / "log" / "prepare_problems.log"
+        assert f"R1_ALLOWED_DIRS={finished.worktree(run)}" in log.read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.parametrize(
@@ -131,6 +151,27 @@ def test_services_answer_to_their_own_names_only(finished, host, answers):
         with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as line:
             line.request("GET", page, headers={"Host": name})
             assert line.getresponse().status in ((200,) if answers else (400, 403, 421)), address
+
+
+def test_a_pool_that_does_not_count_deferred_stages_is_mended_and_keeps_its_size(finished):
+    """As the pools are that somebody made by hand, or an older version; `make up` finds one slot, for one stage."""
+
+    def pool() -> tuple[int, bool, str]:
+        found = finished.api.get("/pools/gpu")
+        return found["slots"], found["include_deferred"], found["description"]
+
+    slots, counted, description = pool()
+    assert (slots, counted) == (1, True)
+    body = {"name": "gpu", "slots": 3, "description": description, "include_deferred": False}
+    path = "/pools/gpu?update_mask=slots&update_mask=include_deferred"
+    finished.api.call("PATCH", path, body)
+    try:
+        assert pool() == (3, False, description)
+        for _ in range(2):  # the second call has nothing to mend
+            finished.api.ensure_pool("gpu", 1, "another text")
+            assert pool() == (3, True, description)
+    finally:
+        finished.api.call("PATCH", path, {**body, "slots": 1, "include_deferred": True})
 
 
 def test_main_checkout_restores_what_a_default_run_computed(finished):

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from pipeline_lib.errors import PipelineError
+from pipeline_lib.orchestration.bounds import OF_THE_PROFILE
 from pipeline_lib.orchestration.form import overrides_from_form, write_params
 from pipeline_lib.orchestration.models import select_models
 from pipeline_lib.orchestration.worktree import create_run, finished_run, run_name, worktree_path
@@ -392,9 +393,128 @@ def test_text_that_is_allowed_stays_text(tmp_path: Path, repo: Path) -> None:
     assert tree["run"]["seed"] == 7
 
 
-def test_models_are_names_entries_or_directories_with_weights(repo: Path) -> None:
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A directory of somebody else, with a file that a trainer would take for its own and remove."""
+    folder = tmp_path / "owned"
+    folder.mkdir()
+    (folder / "rollout-weights-0-1.safetensors").write_bytes(b"not yours")
+    return folder
+
+
+def _require_refused(repo: Path, overrides: Mapping[str, Any], words: str) -> None:
+    """`create_run` refuses in one line, and nothing of the run is left."""
+    with pytest.raises(PipelineError, match=words) as refusal:
+        create_run(repo, "bounded", profile="micro", overrides=overrides)
+    _is_one_line(refusal.value)
+    assert not (repo / "runs" / "bounded").exists()
+    branches = subprocess.run(
+        ["git", "branch", "--list", "run/bounded"], cwd=repo, capture_output=True, check=True
+    )
+    assert branches.stdout == b""
+
+
+def test_weights_are_written_in_the_runs_own_worktree_or_where_the_operator_says(
+    repo: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With nothing set: the default is the safe one. With a list: that and no more."""
+    monkeypatch.delenv("R1_ALLOWED_DIRS", raising=False)
+    other = repo / "runs" / "other"
+    create_run(repo, "other", profile="micro", overrides={})
+    (repo / "link").symlink_to(outside)
+    places = (str(outside), "/", "..", str(other), str(repo), "../../link", ".run", ".git", ".dvc/cache")
+    words = r"engine\.servers\.weights_dir = .*whoever runs this worker lists it in R1_ALLOWED_DIRS"
+    for value in places:
+        _require_refused(repo, {"engine.servers.weights_dir": value}, words)
+    _require_refused(repo, {"engine.servers": {"weights_dir": str(outside)}}, words)
+    _require_refused(repo, {"engine.servers.weights_dir": "a\0b"}, r"engine\.servers\.weights_dir")
+    (repo / "link").unlink()
+    assert len(list(outside.iterdir())) == 1
+    monkeypatch.setenv("R1_ALLOWED_DIRS", str(outside / "shared"))
+    _require_refused(repo, {"engine.servers.weights_dir": str(outside)}, words)
+    create_run(repo, "own", profile="micro", overrides={"engine.servers.weights_dir": "models"})
+    create_run(
+        repo, "listed", profile="micro", overrides={"engine.servers.weights_dir": str(outside / "shared/a")}
+    )
+
+
+def test_weights_are_sent_to_servers_that_the_operator_lists(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("R1_ALLOWED_DIRS", raising=False)
+    asked = {"engine.servers.addresses": ["evil.example:80"], "engine.servers.weights_dir": "models"}
+    _require_refused(repo, asked, r"engine\.servers\.addresses = 'evil.example:80'.*R1_ROLLOUT_SERVERS")
+    monkeypatch.setenv("R1_ROLLOUT_SERVERS", "evil.example:80")
+    create_run(repo, "servers", profile="micro", overrides=asked)
+
+
+def test_a_stage_of_a_run_is_held_whatever_its_parameters_say(
+    repo: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second lock: the stage itself, in the environment that `runner` gives it. Only who runs a stage by hand names any place."""
+    from pipeline_lib.orchestration.runner import stage_environment
+    from pipeline_lib.storage.allowed import require_allowed, require_weights_dir
+
+    monkeypatch.delenv("R1_ALLOWED_DIRS", raising=False)
+    monkeypatch.delenv("R1_DATA_DIR", raising=False)
+    tree = repo / "runs" / "held"
+    assert require_weights_dir(str(outside), tree) == outside
+    assert require_allowed(outside, repo) == outside
+    monkeypatch.setenv("R1_ALLOWED_DIRS", stage_environment(tree, "s", {})["R1_ALLOWED_DIRS"])
+    with pytest.raises(PipelineError, match="weights_dir"):
+        require_weights_dir(str(outside), tree)
+    for path in (outside, repo / ".git" / "config", tree / ".run" / "x", "/etc/passwd"):
+        with pytest.raises(PipelineError, match="R1_ALLOWED_DIRS"):
+            require_allowed(Path(path), repo)
+    assert require_allowed(repo / "assets", repo) == repo / "assets"
+    monkeypatch.setenv("R1_DATA_DIR", str(outside))  # the operator's own, which profiles name
+    require_allowed(outside / "gsm8k.jsonl", repo)
+    with pytest.raises(PipelineError, match="weights_dir"):  # to be read, not written
+        require_weights_dir(str(outside), tree)
+
+
+CLUSTER: Mapping[str, Any] = {
+    "context": "production",
+    "namespace": "kube-system",
+    "image": "evil.example/miner:latest",
+    "python": "/bin/sh",
+    "volumes": {"everybodys-data": "/data"},
+    "service_account": "cluster-admin",
+    "secret": "somebody-elses",
+    "labels": {"app": "database"},
+    "env": {"LD_PRELOAD": "/data/x.so"},
+    "pod": {"hostNetwork": True},
+}
+
+
+def test_what_a_run_is_in_a_cluster_is_the_committed_profiles_to_say(repo: Path) -> None:
+    assert set(CLUSTER) == set(OF_THE_PROFILE)
+    for field, value in CLUSTER.items():
+        words = rf"engine\.kubernetes\.{field} = .*profiles/"
+        _require_refused(repo, {f"engine.kubernetes.{field}": value}, words)
+    _require_refused(repo, {"engine.kubernetes": {"image": "x"}}, r"engine\.kubernetes\.image = 'x'")
+    _require_refused(repo, {"engine.kubernetes.volumes.mine": "/data"}, r"engine\.kubernetes\.volumes")
+    import yaml
+
+    profile = repo / "profiles" / "cluster.yaml"
+    profile.write_text(yaml.safe_dump({"engine": {"kubernetes": {**CLUSTER, "pod": {}}}}), encoding="utf-8")
+    identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    subprocess.run(["git", "add", "--all"], cwd=repo, check=True)
+    subprocess.run(["git", *identity, "commit", "--quiet", "-m", "a profile"], cwd=repo, check=True)
+    size = {"engine.kubernetes.gpus_per_node": 8, "engine.kubernetes.time_limit_minutes": 60}
+    create_run(repo, "cluster", profile="cluster", overrides=size)
+    with pytest.raises(PipelineError, match=r"engine\.kubernetes\.secret = 'somebody-elses'"):
+        create_run(repo, "foreign", profile="micro", overrides={"engine.kubernetes.secret": "somebody-elses"})
+    with pytest.raises(PipelineError, match=r"engine\.kubernetes\.image = ''"):
+        create_run(repo, "foreign", profile="cluster", overrides={"engine.kubernetes.image": ""})
+
+
+def test_models_are_names_entries_or_directories_with_weights(repo: Path, tmp_path: Path) -> None:
     for value in HOSTILE:
         assert _refused(lambda value=value: select_models(repo, [value], "")), value
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(PipelineError, match="outside the directories that parameters may name"):
+        select_models(repo, [str(tmp_path)], "")
     for value in (
         "/etc",
         "/root",

@@ -31,7 +31,7 @@ from pipeline_lib.rollout.servers.placement import deal, servers_of_rank
 from pipeline_lib.rollout.servers.pool import Place, ServerPool
 from pipeline_lib.rollout.servers.weights import DirectoryFiles, MemoryFiles, WeightFiles
 from pipeline_lib.rollout.vllm_generator import end_ids, require_positions, require_room
-from pipeline_lib.storage.allowed import require_allowed, require_allowed_servers
+from pipeline_lib.storage.allowed import require_allowed_servers, require_weights_dir
 from pipeline_lib.types import Completion, SamplingParams
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class ServersGenerator:
         self._max_model_len, self._silence = engine.vllm.max_model_len, engine.servers.silence_seconds
         require_allowed_servers(engine.servers.addresses)
         self._files: WeightFiles = (
-            DirectoryFiles(require_allowed(Path(engine.servers.weights_dir)), rank)
+            DirectoryFiles(require_weights_dir(engine.servers.weights_dir, Path.cwd()), rank)
             if engine.servers.addresses
             else MemoryFiles()
         )

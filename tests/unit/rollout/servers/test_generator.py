@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline_lib.data.microworld.vocabulary import build_tokenizer
-from pipeline_lib.errors import ConfigError, DataError, NonFiniteError, WeightVersionMismatch
+from pipeline_lib.errors import ConfigError, NonFiniteError, WeightVersionMismatch
 from pipeline_lib.params.engine import ServersParams
 from pipeline_lib.rollout.servers.client import Sample
 from pipeline_lib.rollout.servers.generator import ServersGenerator
@@ -64,7 +64,7 @@ def test_where_others_trigger_runs_they_name_no_server_and_no_directory_of_their
     with pytest.raises(ConfigError, match=r"engine\.servers\.addresses = '127.0.0.1:9'.*R1_ROLLOUT_SERVERS"):
         _open("127.0.0.1:9", str(allowed))
     monkeypatch.setenv("R1_ROLLOUT_SERVERS", "10.0.0.7:8001, 127.0.0.1:9")
-    with pytest.raises(DataError, match="outside the directories that parameters may name"):
+    with pytest.raises(ConfigError, match=r"engine\.servers\.weights_dir = .*R1_ALLOWED_DIRS"):
         _open("127.0.0.1:9", str(other))
     assert list(other.iterdir())
     _open("127.0.0.1:9", str(allowed)).close()
