@@ -2,8 +2,11 @@
 
 The job gets a process group of its own and outlives its parent. It holds a lock (flock) as long as it lives, so a
 second copy is impossible, and a parent that comes back after a kill waits for the one that is running instead
-of starting another. The lock belongs to the open file, which the job inherits: it ends with the job, however that
+of starting another. The lock belongs to the open file, which the job's first process inherits: it ends with that process, however it
 ends.
+
+The DeepSpeed launcher hands no open file on to its ranks. One that is killed lets go of the lock while they train; a job therefore runs as long as
+somebody holds the lock or any of its processes lives, which are known by the job's directory in their command line.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -36,9 +41,9 @@ class LocalLauncher:
     """Starts jobs here."""
 
     def find(self, job: Job) -> LocalJob | None:
-        """The running copy: whoever holds the lock."""
+        """The running copy: whoever holds the lock, or ranks whose launcher was killed."""
         lock = (job.folder / LOCK).open("a+")
-        if not _try_lock(lock):
+        if not _try_lock(lock) or _lives(job):
             return LocalJob(job, lock, process=None)
         lock.close()
         return None
@@ -78,11 +83,12 @@ class LocalJob:
         return f"pid {self._pid()}"
 
     def status(self) -> Status:
-        """A child's end is its exit code; an orphan's is its lock let go, and nobody knows its exit code."""
-        if self._process is None:
-            return Status("ended", self._exit_code(None)) if _try_lock(self._lock) else Status("running")
-        returned = self._process.poll()
-        return Status("running") if returned is None else Status("ended", self._exit_code(returned))
+        """A child's end is its exit code; an orphan's is its lock let go, and nobody knows its exit code. Neither ends before its ranks."""
+        returned = self._process.poll() if self._process is not None else None
+        ended = returned is not None if self._process is not None else _try_lock(self._lock)
+        if not ended or _lives(self._job):
+            return Status("running")
+        return Status("ended", self._exit_code(returned))
 
     def _exit_code(self, returned: int | None) -> int | None:
         """The exit code of the rank that ended first, where anybody knows it.
@@ -158,15 +164,24 @@ def _try_lock(lock: IO[str]) -> bool:
 def ranks_of(session: int, module: str) -> list[int]:
     """Process ids of the training processes in the job's session (its id is its first process's)."""
     found = []
+    for pid, words in _commands():
+        with suppress(OSError):  # it ended meanwhile
+            if module in words and not _is_launcher(words) and os.getsid(pid) == session:
+                found.append(pid)
+    return found
+
+
+def _lives(job: Job) -> bool:
+    """True while a rank of the job, or a launcher of its ranks, runs on this machine."""
+    return any(job.module in words and str(job.folder) in words for _, words in _commands())
+
+
+def _commands() -> Iterator[tuple[int, list[str]]]:
+    """Every process of this machine and the words of its command line; none for one that has ended."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-                if module in words and not _is_launcher(words) and os.getsid(int(entry.name)) == session:
-                    found.append(int(entry.name))
-            except OSError:
-                continue  # it ended meanwhile
-    return found
+            with suppress(OSError):
+                yield int(entry.name), (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
 
 
 def _is_launcher(words: list[str]) -> bool:
