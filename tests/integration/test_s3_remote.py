@@ -30,6 +30,7 @@ from tests.seaweed import BUCKET, KEY, SECRET, Seaweed, free_ports, seaweed
 from tests.small_project import build, clone, content, git
 
 pytestmark = pytest.mark.slow
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,60 @@ def test_a_second_machine_recomputes_nothing(
     assert content(first, *folders) == content(second, *folders)
     assert len(content(second, *folders)) == 6
     assert SECRET not in "".join(lines)
+
+
+def test_two_machines_run_the_same_stage_at_the_same_moment_and_nothing_is_lost(
+    server: Seaweed, prefix: str, env: dict[str, str], tmp_path: Path
+) -> None:
+    """Two clones, a process each. Both compute, for each waits inside the stage until the other is there; then both push."""
+    first = build(tmp_path / "first", size=3_000_000)
+    code = (first / "prepare.py").read_text()
+    (first / "prepare.py").write_text(MEET + code)
+    git(first, "commit", "--quiet", "-am", "a stage that waits for its other copy")
+    machines = [first, clone(first, tmp_path / "second")]
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+    program = "import sys; from pathlib import Path; from pipeline_lib.orchestration.runner import StageRun; "
+    program += "print(StageRun(Path.cwd(), 'prepare').wait(print).how.value)"
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            cwd=root,
+            env={**os.environ, **env, "PYTHONPATH": str(PROJECT), "MEETING": str(meeting)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for root in machines
+    ]
+    for process in running:
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+        assert said.splitlines()[-1] == How.COMPUTED.value
+        assert "prepare ran" in said
+        assert SECRET not in said
+
+    assert len(list(meeting.iterdir())) == 2
+    objects = [key for key in server.keys(prefix) if "/files/md5/" in key]
+    assert len(objects) == 3  # a directory and its two files
+    for key in objects:
+        name = key.partition("/files/md5/")[2].replace("/", "").removesuffix(".dir")
+        assert hashlib.md5(server.body(key)).hexdigest() == name, key
+    third = clone(first, tmp_path / "third")
+    assert run(third, "prepare", env, []) is How.RESTORED
+    assert content(third, "data") == content(machines[0], "data") == content(machines[1], "data")
+    assert len({(root / "dvc.lock").read_text() for root in (*machines, third)}) == 1
+
+
+MEET = """
+import os, pathlib, time, uuid
+meeting = pathlib.Path(os.environ["MEETING"])
+(meeting / uuid.uuid4().hex).touch()
+for _ in range(1200):
+    if len(list(meeting.iterdir())) == 2:
+        break
+    time.sleep(0.05)
+"""
 
 
 def test_only_what_the_stage_reads_is_fetched_by_hash(env: dict[str, str], tmp_path: Path) -> None:
