@@ -12,12 +12,15 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from threading import Barrier
 from typing import Any
 
 import psutil
 import pytest
 
 from pipeline_lib.orchestration import processes
+from pipeline_lib.orchestration.form import FIELDS
+from pipeline_lib.orchestration.graph import load_yaml, look_up
 from pipeline_lib.services import settings
 from pipeline_lib.services import stack as stacks
 from pipeline_lib.services.airflow_api import AirflowApi, AirflowRefused
@@ -311,3 +314,35 @@ def test_the_api_server_is_away_for_longer_than_a_worker_waits(waiting):
     waiting.end("seven")
     waiting.until(lambda: waiting.state("seven") == "success", "the stage is done")
     assert len(waiting.copies("seven")) == 2
+
+
+def test_two_operators_trigger_the_same_run_with_different_forms(waiting):
+    """One of them wins, and wholly: the run's parameters are its form's, and no half of the other's."""
+    for attempt in range(3):
+        run, start = f"eight-{attempt}", Barrier(2)
+        forms = [{"seed": 101, "r1_zero_steps": 4}, {"seed": 202, "group_size": 6}]
+
+        def trigger(form: dict[str, int], run: str = run, start: Barrier = start) -> int | None:
+            start.wait()
+            try:
+                waiting.api.trigger(DAG, form, run)
+            except AirflowRefused as refusal:
+                return refusal.status
+            return None
+
+        with ThreadPoolExecutor(2) as pool:
+            answers = list(pool.map(trigger, forms))
+        assert sorted(answers, key=str) == [409, None]
+        winner, loser = (forms[answers.index(answer)] for answer in (None, 409))
+        conf = waiting.api.run(DAG, run)["conf"]
+        assert {name: conf[name] for name in winner} == winner
+
+        waiting.until(
+            lambda run=run: waiting.instances(run).get("create_run", {}).get("state") == "success",
+            f"{run} is there",
+        )
+        usual, params = (load_yaml(root / "params.yaml") for root in (waiting.root, waiting.worktree(run)))
+        for field in {*winner, *loser}:
+            place = FIELDS[field]
+            assert look_up(params, place) == winner.get(field, look_up(usual, place)), field
+        waiting.api.call("PATCH", f"/dags/{DAG}/dagRuns/{run}", {"state": "failed"})
