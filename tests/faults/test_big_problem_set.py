@@ -1,4 +1,4 @@
-"""A large problem set through cleaning and gate: what was planted is found, memory is bounded, a bad row is named.
+"""A large problem set through cleaning and gate: what was planted is found, memory and time are bounded, a bad row is named.
 
 R1_BIG_ROWS sets the number of rows (short: 20,000; `make test-faults`: 1,000,000). The file is made row by row, the stages
 are run by their own commands.
@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,6 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
 ROWS = int(os.environ.get("R1_BIG_ROWS", "20000"))
 MEMORY_MIB = 700 + ROWS * 1.5 / 1024
 """Of a stage with its children, proportional set size: 700 MiB for the libraries and 1.5 KiB a row, 2.1 GiB for a million."""
+MINUTES = {"prepare_problems": 9.6, "validate_problems": 5.1}
+"""Of a stage, for each million rows: three times what docs/benchmarks.md measured on an idle machine of two cores (3.2 and 1.7), because other test
+workers may share them (at a load of 4.5 the first took 6.6). Below a million rows the start of a stage weighs too much to say anything."""
 
 pytestmark = pytest.mark.slow
 
@@ -47,12 +51,15 @@ def _stage(folder: Path, stage: str, code: int = 0) -> str:
         stderr=subprocess.PIPE,
         text=True,
     )
-    watch = MemoryWatch(process.pid, 0.5)
+    watch, begun = MemoryWatch(process.pid, 0.5), time.monotonic()
     errors = process.communicate(timeout=5400)[1]
     assert process.returncode == code, errors[-4000:]
+    minutes = (time.monotonic() - begun) / 60
     peak = watch.stop()
-    print(f"{stage}: {ROWS:,} rows, {peak:,.0f} MiB at most")
+    print(f"{stage}: {ROWS:,} rows, {minutes:.1f} minutes, {peak:,.0f} MiB at most")
     assert peak < MEMORY_MIB
+    if ROWS >= 1_000_000:
+        assert minutes < MINUTES[stage] * ROWS / 1_000_000
     return errors
 
 
