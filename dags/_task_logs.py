@@ -1,0 +1,38 @@
+"""Logs of finished tasks in S3, with the keys that Airflow's connection has now: the module of `[logging] logging_config_class`.
+
+Airflow 3.3.2 makes one S3 client a process and keeps it, so its workers, triggerer and API server go on with the keys of their
+first log: one that was made or corrected later would need a restart of all three. And a log page whose S3 refuses the keys shows
+nothing, though the log is on the disk. Half a second a log is the price.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from airflow.config_templates.airflow_local_settings import DEFAULT_LOGGING_CONFIG as LOGGING_CONFIG
+from airflow.providers.amazon.aws.log.s3_task_handler import S3RemoteLogIO
+
+
+class TaskLogs:
+    """What Airflow asks of a remote log (`RemoteLogIO`): the Amazon provider's own, made anew for each log."""
+
+    processors = ()
+
+    def upload(self, path: os.PathLike[str] | str, ti: Any = None) -> None:
+        """Send a log; where S3 refuses it stays on the disk."""
+        S3RemoteLogIO.from_config().upload(path, ti)
+
+    def read(self, relative_path: str, ti: Any) -> tuple[list[str], list[str] | None]:
+        """Return where the logs of an attempt are, and what they say; with S3 away or refusing, only why."""
+        try:
+            return S3RemoteLogIO.from_config().read(relative_path, ti)
+        except (
+            Exception
+        ) as error:  # boto's, Airflow's, the connection's: the page shows the disk's log instead
+            return [f"S3 does not show its logs: {type(error).__name__}: {error}"], None
+
+
+REMOTE_TASK_LOG = TaskLogs()
+
+__all__ = ["LOGGING_CONFIG", "REMOTE_TASK_LOG"]
