@@ -31,9 +31,7 @@ class TaskLogs:
         """Return where the logs of an attempt are, and what they say; with S3 away or refusing, only why."""
         try:
             return S3RemoteLogIO.from_config().read(relative_path, ti)
-        except (
-            Exception
-        ) as error:  # boto's, Airflow's, the connection's: the page shows the disk's log instead
+        except Exception as error:  # boto's or Airflow's: the page shows the disk's log instead
             return [f"S3 does not show its logs: {type(error).__name__}: {error}"], None
 
 

@@ -80,7 +80,7 @@ def push(root: Path, address: str, remote: DvcRemote) -> None:
 
 def restore(root: Path, addresses: Collection[str], remote: DvcRemote | None) -> None:
     """Check out the outs of these stages by the hashes of dvc.lock, after fetching what the cache lacks. Raises StorageError."""
-    from dvc.exceptions import DvcException
+    from dvc.exceptions import CheckoutError, DvcException
     from dvc.repo import Repo
 
     try:
@@ -90,11 +90,17 @@ def restore(root: Path, addresses: Collection[str], remote: DvcRemote | None) ->
             if remote is not None and (came := remote.fetch(wanted)):
                 tell(f"{came} objects that the DVC cache lacked fetched from {remote.address}")
             repo.checkout(targets=list(addresses), force=True)
-    except DvcException as error:
+    except CheckoutError as error:
         nowhere = "" if remote else f"; {REMOTE_ENV} is not set, so there is no other place to look"
         raise StorageError(
-            f"the models or data of the run are not in the DVC cache{nowhere}: {' '.join(str(error).split())}"
+            f"the models or data of the run are not in the DVC cache{nowhere}: {_one_line(error)}"
         ) from error
+    except DvcException as error:
+        raise StorageError(f"dvc cannot restore {', '.join(addresses)}: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def get_object(uri: str, path: Path, tell: Callable[[str], None]) -> None:
