@@ -22,6 +22,7 @@ from pipeline_lib.orchestration.detached import Attempt, Outcome
 from pipeline_lib.orchestration.dvc_output import How
 from pipeline_lib.orchestration.runner import StageFailed, StageResult
 from pipeline_lib.orchestration.worktree import run_name, worktree_path
+from pipeline_lib.storage.s3 import KEYS_FROM
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -66,6 +67,7 @@ def aws_environment() -> dict[str, str]:
         "AWS_SESSION_TOKEN": extra.get("aws_session_token"),
         "AWS_ENDPOINT_URL": extra.get("endpoint_url"),
         "AWS_DEFAULT_REGION": extra.get("region_name"),
+        KEYS_FROM: f"the Airflow connection {AWS_CONNECTION}" if connection.login else None,
     }
     return {name: str(value) for name, value in given.items() if value}
 

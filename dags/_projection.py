@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
-from _operators import ERROR_KEY, ROOT, StageOperator
+from _operators import ERROR_KEY, ROOT, StageOperator, aws_environment
 from airflow.sdk import TaskGroup, TriggerRule, get_current_context, task
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from pipeline_lib.errors import ConfigError, PipelineError
 from pipeline_lib.orchestration import worktree
 from pipeline_lib.orchestration.graph import Graph, Stage, load_graph, load_yaml
+from pipeline_lib.orchestration.runner import StageFailed, StageRun
 
 _log = logging.getLogger(__name__)
 
@@ -122,12 +123,14 @@ def restore_inputs(first: Any, graph: Graph) -> Any:
     whole = load_graph(ROOT)
     before = sorted({name for stage in graph.names for name in whole.ancestors(stage)} - set(graph.names))
 
-    @task(task_id="restore_inputs", **RETRIES, doc_md=worktree.restore.__doc__)
+    @task(task_id="restore_inputs", **RETRIES, doc_md=StageRun.restore.__doc__)
     def restore() -> list[str]:
         name = _name(get_current_context())
-        locked = load_yaml(worktree.worktree_path(ROOT, name) / "dvc.lock").get("stages") or {}
+        path = worktree.worktree_path(ROOT, name)
+        locked = load_yaml(path / "dvc.lock").get("stages") or {}
         wanted = [address for address in locked if address.partition("@")[0] in before]
-        _or_fail(lambda: worktree.restore(ROOT, name, wanted))
+        attempt = StageRun(path, "restore_inputs", {"R1_PIPELINE_RUN": name, **aws_environment()})
+        _or_fail(lambda: attempt.restore(wanted, lambda line: _log.info("%s", line)))
         return wanted
 
     restored = restore()
@@ -181,11 +184,13 @@ def _name(context: Any) -> str:
 
 
 def _or_fail(work: Callable[[], Any]) -> Any:
-    """A person's mistake fails the task at once and leaves its one line where the REST API finds it."""
+    """A person's mistake fails the task at once and leaves its one line where the REST API finds it; S3 that is away is retried."""
     try:
         return work()
     except PipelineError as error:
         get_current_context()["ti"].xcom_push(ERROR_KEY, str(error))
+        if isinstance(error, StageFailed) and error.retry:
+            raise AirflowException(str(error)) from None
         raise AirflowFailException(str(error)) from None
 
 

@@ -37,6 +37,7 @@ class Seaweed:
         self.home = home
         self._ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
         self._process: subprocess.Popen[bytes] | None = None
+        self._client: Any = None
         identity = {
             "name": "r1",
             "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
@@ -60,16 +61,18 @@ class Seaweed:
         }
 
     def client(self) -> Any:
-        """boto3's client for it."""
+        """boto3's client for it. Making one takes half a second, so it is kept."""
         import boto3
 
-        return boto3.session.Session().client(
-            "s3",
-            endpoint_url=self.endpoint,
-            region_name="us-east-1",
-            aws_access_key_id=KEY,
-            aws_secret_access_key=SECRET,
-        )
+        if self._client is None:
+            self._client = boto3.session.Session().client(
+                "s3",
+                endpoint_url=self.endpoint,
+                region_name="us-east-1",
+                aws_access_key_id=KEY,
+                aws_secret_access_key=SECRET,
+            )
+        return self._client
 
     def keys(self, prefix: str = "") -> dict[str, int]:
         """Key -> bytes of every object below a prefix."""

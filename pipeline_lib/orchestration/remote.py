@@ -3,6 +3,7 @@
     python -m pipeline_lib.orchestration.remote fetch <stage>        in the stage's worktree, before it runs
     python -m pipeline_lib.orchestration.remote push <stage>         when it is done: its outs, and its logs
     python -m pipeline_lib.orchestration.remote logs <stage>         when it failed
+    python -m pipeline_lib.orchestration.remote restore <stage>…     outs that a run reads and does not compute; without R1_REMOTE too
     python -m pipeline_lib.orchestration.remote get <object address> <path>
 
 A process, because DVC and boto3 have no place in an Airflow worker, the credentials are in the stage's environment
@@ -18,14 +19,14 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline_lib.errors import ConfigError, PipelineError, StorageError
 from pipeline_lib.orchestration.dvc_remote import DvcRemote, Run
-from pipeline_lib.orchestration.remote_settings import ERROR_MARK, remote_address
+from pipeline_lib.orchestration.remote_settings import ERROR_MARK, REMOTE_ENV, remote_address
 from pipeline_lib.tracking.outputs import locked_stages
 
 if TYPE_CHECKING:
@@ -75,6 +76,31 @@ def push(root: Path, address: str, remote: DvcRemote) -> None:
         raise ConfigError("stage", address, "dvc.lock has no such stage; run it before it is pushed")
     if sent := remote.push(Run(entry)):
         tell(f"{address}: {sent} objects pushed to {remote.address}")
+
+
+def restore(root: Path, addresses: Collection[str], remote: DvcRemote | None) -> None:
+    """Check out the outs of these stages by the hashes of dvc.lock, after fetching what the cache lacks. Raises StorageError."""
+    from dvc.exceptions import CheckoutError, DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(root)) as repo, _locked(root):
+            outs = [out for stage in repo.index.stages if stage.addressing in addresses for out in stage.outs]
+            wanted = [str(out.hash_info.value) for out in outs if out.use_cache and out.hash_info]
+            if remote is not None and (came := remote.fetch(wanted)):
+                tell(f"{came} objects that the DVC cache lacked fetched from {remote.address}")
+            repo.checkout(targets=list(addresses), force=True)
+    except CheckoutError as error:
+        nowhere = "" if remote else f"; {REMOTE_ENV} is not set, so there is no other place to look"
+        raise StorageError(
+            f"the models or data of the run are not in the DVC cache{nowhere}: {_one_line(error)}"
+        ) from error
+    except DvcException as error:
+        raise StorageError(f"dvc cannot restore {', '.join(addresses)}: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def get_object(uri: str, path: Path, tell: Callable[[str], None]) -> None:
@@ -150,9 +176,11 @@ def _locked(root: Path) -> Iterator[None]:
 def main() -> None:
     """Do what the command line asks in the working directory; exit with the error's code."""
     parser = argparse.ArgumentParser(prog="python -m pipeline_lib.orchestration.remote", description=__doc__)
-    parser.add_argument("verb", choices=("fetch", "push", "logs", "get"))
+    parser.add_argument("verb", choices=("fetch", "push", "logs", "restore", "get"))
     parser.add_argument("what", help="a stage, or (get) an object's address")
-    parser.add_argument("path", nargs="?", type=Path, help="get: where the file or directory goes")
+    parser.add_argument(
+        "more", nargs="*", help="restore: other stages; get: where the file or directory goes"
+    )
     arguments = parser.parse_args()
     try:
         _do(arguments)
@@ -164,14 +192,17 @@ def main() -> None:
 def _do(arguments: argparse.Namespace) -> None:
     root, what = Path.cwd(), str(arguments.what)
     if arguments.verb == "get":
-        if arguments.path is None:
-            raise ConfigError("path", None, "say where the object goes")
-        get_object(what, arguments.path, tell)
+        if len(arguments.more) != 1:
+            raise ConfigError("path", arguments.more or None, "say where the object goes: one path")
+        get_object(what, Path(arguments.more[0]), tell)
         return
     address = remote_address()
-    if address is not None and arguments.verb in ("fetch", "push"):
+    remote = DvcRemote.of(root, address, tell) if address is not None else None
+    if arguments.verb == "restore":
+        restore(root, [what, *arguments.more], remote)
+    elif remote is not None and arguments.verb in ("fetch", "push"):
         act = fetch if arguments.verb == "fetch" else push
-        act(root, what, DvcRemote.of(root, address, tell))
+        act(root, what, remote)
     if arguments.verb in ("push", "logs"):
         _keep_logs(root, what)
 

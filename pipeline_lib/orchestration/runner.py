@@ -128,9 +128,21 @@ class StageRun:
         """Fetch, or push (the logs too), where a remote is set. Outputs stay in the local cache whatever happens."""
         if not self._env.get(REMOTE_ENV) and not (verb == "push" and self._env.get(LOGS_ENV)):
             return
+        self._transfer(verb, (self._address,), on_line)
+
+    def restore(self, addresses: Sequence[str], on_line: Callable[[str], None]) -> None:
+        """Bring the outs of other stages back, as dvc.lock records them: from the DVC cache, what it lacks from R1_REMOTE.
+
+        Raises:
+            StageFailed: An object is nowhere, or S3 refuses or stays away (`retry` tells which).
+        """
+        if addresses:
+            self._transfer("restore", addresses, on_line)
+
+    def _transfer(self, verb: str, what: Sequence[str], on_line: Callable[[str], None]) -> None:
         self._stop_leftovers(on_line)
         output = Output(self._address, on_line, self._redact)
-        code = self._follow(remote_command(verb, self._address), output)
+        code = self._follow(remote_command(verb, *what), output)
         if code != 0:
             said = [line.removeprefix(ERROR_MARK) for line in output.last if line.startswith(ERROR_MARK)]
             why = said[-1] if said else "\n".join(output.last)

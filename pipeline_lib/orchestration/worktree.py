@@ -13,8 +13,7 @@ import json
 import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -136,19 +135,6 @@ def finished_run(root: Path, revision: str | None) -> str:
         if _git(root, "ls-tree", "--name-only", branch, "dvc.lock"):
             return branch
     raise ConfigError("from_run", revision, "there is no finished run yet; trigger deepseek_r1 first")
-
-
-def restore(root: Path, name: str, addresses: Iterable[str]) -> str:
-    """Bring the outputs of stages back from the DVC cache, as the run's dvc.lock records them; returns dvc's words.
-
-    Raises StorageError when the cache lacks one.
-    """
-    path = worktree_path(root, name)
-    command = [sys.executable, "-m", "dvc", "checkout", "--quiet", "--force", *addresses]
-    done = subprocess.run(command, cwd=path, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise StorageError(f"the models or data of the run are not in the DVC cache: {done.stderr.strip()}")
-    return done.stdout.strip()
 
 
 def load_record(path: Path) -> RunRecord:

@@ -83,6 +83,8 @@ def environment(root: Path, ports: Mapping[str, int], server: Server) -> dict[st
             AIRFLOW__LOGGING__REMOTE_LOGGING="True",
             AIRFLOW__LOGGING__REMOTE_BASE_LOG_FOLDER=logs,
             AIRFLOW__LOGGING__REMOTE_LOG_CONN_ID=LOGS_CONNECTION,
+            # The connection may be made, and corrected, while the services run.
+            AIRFLOW__LOGGING__LOGGING_CONFIG_CLASS="dags._task_logs.LOGGING_CONFIG",
         )
     return env
 

@@ -24,6 +24,9 @@ from pipeline_lib.storage.hash import hash_bytes, hash_file
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
 
+KEYS_FROM = "R1_S3_KEYS_FROM"
+"""Environment variable: who handed us the AWS_* variables, so that a message can name the place where a wrong key is put right."""
+
 _HASH_KEY = "sha256"
 _ATTEMPTS = 4
 _CONNECT_SECONDS = 5
@@ -230,7 +233,8 @@ def _one_line_errors(where: S3Uri) -> Iterator[None]:
         yield
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise StorageError(
-            f"{where}: no S3 credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials."
+            f"{where}: no S3 credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws/credentials, or login and "
+            "password of the Airflow connection aws_default."
         ) from error
     except ClientError as error:
         raise _client_error(where, error) from error
@@ -261,8 +265,10 @@ def _client_error(where: S3Uri, error: ClientError) -> StorageError:
     if code in ("NoSuchKey", "404", "NotFound"):
         return StorageError(f"{where}: no such object at {_endpoint()}. Check bucket and key.")
     if status == 403 or code in _REFUSED:
+        giver = os.environ.get(KEYS_FROM)
         return StorageError(
-            f"{where}: {_endpoint()} refused the credentials ({code}). Check the keys and the bucket's policy."
+            f"{where}: {_endpoint()} refused the credentials ({code}). "
+            f"Check the keys{f' in {giver}' if giver else ''} and the bucket's policy."
         )
     if status >= 500 or code in _BUSY:
         return StorageAway(f"{where}: {_endpoint()} cannot serve it now ({code}, {status}). Try again later.")

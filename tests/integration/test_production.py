@@ -1,6 +1,6 @@
-"""The production stack, started once: PostgreSQL, log-ins with roles, task logs in S3, an MLflow that asks who you are.
+"""The production stack, started once: PostgreSQL, log-ins with roles, outputs and logs in S3, an MLflow that asks who you are.
 
-Real programs throughout: Debian's PostgreSQL, SeaweedFS as S3, Airflow's FAB auth manager, MLflow's basic-auth server.
+The keys of S3 are in a connection of Airflow's and nowhere else: none in the environment, none in the home directory. Real programs throughout: Debian's PostgreSQL, SeaweedFS as S3, Airflow's FAB auth manager, MLflow's basic-auth server.
 Not covered: TLS and the proxy in front, systemd itself, several machines, single sign-on.
 """
 
@@ -10,23 +10,31 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from pipeline_lib.orchestration import processes
+from pipeline_lib.orchestration.dvc_remote import Run, run_path
 from pipeline_lib.orchestration.links import basic
+from pipeline_lib.orchestration.patience import PATIENCE_ENV
+from pipeline_lib.orchestration.remote_settings import REMOTE_ENV
+from pipeline_lib.orchestration.worktree import worktree_path
 from pipeline_lib.services import accounts, postgres, production
 from pipeline_lib.services import stack as stacks
 from pipeline_lib.services.airflow_api import AirflowApi, AirflowRefused, Login
+from pipeline_lib.storage.dvc_cache import cache_dir
+from pipeline_lib.tracking.outputs import locked_stages
 from tests import seaweed
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fixtures" / "tiny_pipeline"))
@@ -34,7 +42,11 @@ from build_tiny import build
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 DAG, RUN = "deepseek_r1", "green"
-LOGS = f"s3://{seaweed.BUCKET}/task-logs"
+LOGS, REMOTE = f"s3://{seaweed.BUCKET}/task-logs", f"s3://{seaweed.BUCKET}/remote"
+CONNECTION = production.LOGS_CONNECTION
+WRONG = "not-the-password-of-s3"  # pragma: allowlist secret
+TEACHER_STEPS = 120
+"""Of a tenth of a second: longer than a worker waits for a stage before the triggerer does."""
 RUN_TIMEOUT_S = 1500.0
 
 
@@ -55,7 +67,40 @@ class Production:
         found |= {f.name: f.read_bytes() for f in (self.root / ".run" / "airflow").glob("*.secret")}
         for file in folder.glob("*.json"):
             found |= {f"{file.name}:{k}": v.encode() for k, v in json.loads(file.read_text()).items()}
-        return found | {"S3": seaweed.SECRET.encode()}
+        return found | {"S3": seaweed.SECRET.encode(), "S3, mistyped": WRONG.encode()}
+
+    def connect(self, storage: seaweed.Seaweed, password: str) -> None:
+        """Store the keys as an administrator does: in Airflow's connection `aws_default`."""
+        admin = AirflowApi(self.stack.airflow, accounts.login(self.root, "admin"))
+        extra = {"endpoint_url": storage.endpoint, "region_name": "us-east-1"}
+        body = {"connection_id": CONNECTION, "conn_type": "aws", "login": seaweed.KEY, "password": password}
+        body["extra"] = json.dumps(extra)
+        known = [c["connection_id"] for c in admin.get("/connections")["connections"]]
+        if CONNECTION in known:
+            admin.call("PATCH", f"/connections/{CONNECTION}", body)
+        else:
+            admin.call("POST", "/connections", body)
+
+    def wait(self, runs: Mapping[str, str]) -> None:
+        """Look at processes until every run (run id -> DAG id) has ended."""
+        deadline = time.monotonic() + RUN_TIMEOUT_S
+        while any(
+            self.operator.run(dag, run)["state"] not in ("success", "failed") for run, dag in runs.items()
+        ):
+            assert time.monotonic() < deadline
+            for _ in range(8):
+                self.look_at_processes()
+                time.sleep(0.25)
+
+    def task(self, dag: str, run: str, task: str) -> dict[str, Any]:
+        """A task instance that is not mapped."""
+        (found,) = [i for i in self.operator.task_instances(dag, run) if i["task_id"] == task]
+        return found
+
+    def log(self, dag: str, run: str, task: str, attempt: int = 1) -> str:
+        """The log of an attempt as Airflow shows it."""
+        path = f"/dags/{dag}/dagRuns/{run}/taskInstances/{task}/logs/{attempt}?full_content=true"
+        return json.dumps(self.operator.get(path))
 
     def look_at_processes(self) -> None:
         """Note every command line of the machine, and the environment of processes that work for a stage."""
@@ -95,12 +140,18 @@ def storage(open_directory: Path) -> Iterator[seaweed.Seaweed]:
 
 @pytest.fixture(scope="module")
 def up(open_directory: Path, storage: seaweed.Seaweed) -> Iterator[Production]:
-    """The stack over a new tiny project, with its task logs in S3."""
+    """The stack over a new tiny project, with its outputs and logs in S3, for which its services were told no key."""
     root = build(open_directory / "project")
+    home = open_directory / "home"
+    home.mkdir()
     with pytest.MonkeyPatch.context() as environment:
-        for name, value in storage.environment.items():
-            environment.setenv(name, value)
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            environment.delenv(name)
+        environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        environment.setenv("HOME", str(home))
         environment.setenv(production.TASK_LOGS, LOGS)
+        environment.setenv(REMOTE_ENV, REMOTE)
+        environment.setenv(PATIENCE_ENV, "5")
         environment.delenv(postgres.URL, raising=False)
         said: list[str] = []
         try:
@@ -110,6 +161,7 @@ def up(open_directory: Path, storage: seaweed.Seaweed) -> Iterator[Production]:
             assert not [
                 name for name, value in running.secrets().items() if value.decode() in "\n".join(said)
             ]
+            running.connect(storage, seaweed.SECRET)
             deadline = time.monotonic() + 300
             while not running.operator.has_dag(DAG):
                 assert not running.operator.import_errors(), running.operator.import_errors()
@@ -123,14 +175,10 @@ def up(open_directory: Path, storage: seaweed.Seaweed) -> Iterator[Production]:
 @pytest.fixture(scope="module")
 def finished(up: Production) -> Production:
     """The stack after one run of the pipeline, triggered by the operator."""
-    form = {"students": ["tiny-a"], "overrides": {"evaluate.models": ["base", "r1", "tiny-a"]}}
+    overrides = {"evaluate.models": ["base", "r1", "tiny-a"]}
+    form = {"students": ["tiny-a"], "r1_zero_steps": TEACHER_STEPS, "overrides": overrides}
     up.operator.trigger(DAG, form, RUN)
-    deadline = time.monotonic() + RUN_TIMEOUT_S
-    while up.operator.run(DAG, RUN)["state"] not in ("success", "failed"):
-        assert time.monotonic() < deadline
-        for _ in range(8):
-            up.look_at_processes()
-            time.sleep(0.25)
+    up.wait({RUN: DAG})
     return up
 
 
@@ -201,16 +249,108 @@ def test_the_mlflow_link_of_a_task_leads_to_its_run(finished):
 
 def test_a_log_is_shown_from_s3_when_its_file_is_gone(finished, storage):
     said = "train_r1_zero: COMPUTED"
-    path = f"/dags/{DAG}/dagRuns/{RUN}/taskInstances/train_r1_zero/logs/1?full_content=true"
     local = finished.root / ".run" / "airflow" / "logs" / f"dag_id={DAG}" / f"run_id={RUN}"
     assert list(local.rglob("*.log"))
     shutil.rmtree(local)
-    assert said in json.dumps(finished.operator.get(path))
+    assert said in finished.log(DAG, RUN, "train_r1_zero")
     logs = [key for key in storage.keys("task-logs") if "task_id=train_r1_zero/" in key]
-    assert logs  # a stage that was deferred has one of the triggerer's, too
+    assert [key for key in logs if ".trigger." in key], "the stage was deferred: the triggerer has a log, too"
     for log in logs:
         storage.client().delete_object(Bucket=seaweed.BUCKET, Key=log)
-    assert said not in json.dumps(finished.operator.get(path))  # so it did come from there
+    assert said not in finished.log(DAG, RUN, "train_r1_zero")  # so it did come from there
+
+
+def test_the_keys_of_a_stored_connection_are_all_that_stages_and_logs_need(finished, storage):
+    for process in finished.stack.processes:
+        environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+        assert seaweed.SECRET.encode() not in environment, process.name
+        assert seaweed.KEY.encode() not in environment, process.name
+    assert any(seaweed.SECRET.encode() in environment for environment in finished.stage_environments)
+    (stored,) = _query(finished, "airflow", f"SELECT password FROM connection WHERE conn_id = '{CONNECTION}'")
+    assert seaweed.SECRET not in stored[0]
+    for address, stage in locked_stages(worktree_path(finished.root, RUN)).items():
+        assert storage.keys(f"remote/logs/{RUN}/{address}/attempt-1/stage.log"), address
+        done = Run(stage)
+        assert storage.keys(f"remote/{run_path(done.key, done.value)}"), address
+        for md5 in done.outs:
+            assert storage.keys(f"remote/files/md5/{md5[:2]}/{md5[2:]}"), address
+    for task in ("create_run", "prepare_problems", "plan_evaluate"):
+        assert storage.keys(f"task-logs/dag_id={DAG}/run_id={RUN}/task_id={task}/attempt=1.log"), task
+
+
+@pytest.fixture(scope="module")
+def refused(finished: Production, storage: seaweed.Seaweed) -> Production:
+    """The machine lost its DVC cache and a run's outputs, somebody mistyped the connection's password, and two runs met that."""
+    tree = worktree_path(finished.root, RUN)
+    for lost in (cache_dir(finished.root), tree / "data", tree / "models"):
+        shutil.rmtree(lost)
+    finished.connect(storage, WRONG)
+    finished.operator.trigger(DAG, {"seed": 5}, "refused")
+    finished.operator.trigger("evaluate", {"from_run": f"run/{RUN}", "models": ["r1"]}, "again")
+    finished.wait({"refused": DAG, "again": "evaluate"})
+    return finished
+
+
+@pytest.mark.parametrize(
+    ("dag", "run", "task"), [(DAG, "refused", "prepare_problems"), ("evaluate", "again", "restore_inputs")]
+)
+def test_a_wrong_password_in_the_connection_is_one_line_and_no_retry(refused, storage, dag, run, task):
+    failed = refused.task(dag, run, task)
+    assert (failed["state"], failed["try_number"]) == ("failed", 1)
+    why = refused.operator.xcom(failed, "error")
+    assert "refused the credentials" in why
+    assert "Check the keys in the Airflow connection aws_default" in why
+    assert "\n" not in why
+    assert "refused the credentials" in refused.log(dag, run, task), "S3 refuses the log, the disk has it"
+    assert not storage.keys(f"task-logs/dag_id={dag}/run_id={run}/task_id={task}/")
+
+
+def test_a_lost_cache_is_filled_from_s3_once_the_password_is_right(refused, storage):
+    """Cleared, a stage of a finished run is restored and not computed again; `evaluate` waits for S3 and finds its models."""
+    tree = worktree_path(refused.root, RUN)
+    copies = (tree / ".run" / "copies").read_bytes()
+    refused.connect(storage, seaweed.SECRET)
+    storage.kill()
+    again: dict[str, Any] = {"dry_run": False, "only_failed": True}
+    refused.operator.call("POST", "/dags/evaluate/dagRuns/again/clear", again)
+    deadline = time.monotonic() + 300
+    while refused.task("evaluate", "again", "restore_inputs")["state"] != "up_for_retry":
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    storage.start()
+    again = {"dry_run": False, "dag_run_id": RUN, "task_ids": ["train_r1_zero"], "only_failed": False}
+    refused.operator.call("POST", f"/dags/{DAG}/clearTaskInstances", again)
+    refused.wait({RUN: DAG, "again": "evaluate"})
+    restored = refused.task(DAG, RUN, "train_r1_zero")
+    assert (restored["state"], restored["try_number"]) == ("success", 2)
+    assert refused.operator.xcom(restored, "return_value") == "restored from cache"
+    assert (tree / ".run" / "copies").read_bytes() == copies, "the stage's program was not started"
+    assert json.loads((tree / "models/r1/model.json").read_text())["steps"] == TEACHER_STEPS
+    states = {i["task_id"]: i["state"] for i in refused.operator.task_instances("evaluate", "again")}
+    assert set(states.values()) == {"success"}
+    said = refused.log("evaluate", "again", "restore_inputs", attempt=3)
+    assert "objects that the DVC cache lacked fetched" in said
+    logs = "task-logs/dag_id=evaluate/run_id=again/task_id=restore_inputs"
+    assert not storage.keys(f"{logs}/attempt=1.log")
+    assert storage.keys(f"{logs}/attempt=3.log"), "logs follow the connection, too"
+    theirs = worktree_path(refused.root, "evaluate-again")
+    assert (theirs / "models/r1/model.json").read_bytes() == (tree / "models/r1/model.json").read_bytes()
+
+
+UPLOAD = "import sys; from airflow.logging_config import get_remote_task_log; get_remote_task_log().upload(sys.argv[1])"
+
+
+def test_without_the_connection_task_logs_take_keys_from_the_environment(refused, storage):
+    """The last test that needs the connection. Airflow's own code, as its scheduler is set up, with keys and without."""
+    admin = AirflowApi(refused.stack.airflow, accounts.login(refused.root, "admin"))
+    admin.call("DELETE", f"/connections/{CONNECTION}")
+    (scheduler,) = (p for p in refused.stack.processes if p.name == "airflow-scheduler")
+    told = Path(f"/proc/{scheduler.pid}/environ").read_bytes().decode().split("\0")
+    environment = dict(pair.split("=", 1) for pair in told if pair)
+    for name, keys, arrives in (("none.log", {}, False), ("keys.log", storage.environment, True)):
+        (refused.root / ".run" / "airflow" / "logs" / name).write_text("said")
+        subprocess.run([sys.executable, "-c", UPLOAD, name], env={**environment, **keys}, check=False)
+        assert bool(storage.keys(f"task-logs/{name}")) is arrives
 
 
 def _as_pipeline(running: Production, address: str, body: dict | None = None) -> urllib.request.Request:
@@ -274,7 +414,19 @@ def test_no_secret_is_in_a_log_a_command_or_the_worktree(finished, storage):
                 read += 1
                 assert not [name for name, value in secrets.items() if value in content], file
     assert read > 20
-    uploaded = storage.keys("task-logs")
+    seen = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=finished.root,
+        check=True,
+        capture_output=True,
+    ).stdout
+    for file in seen.decode().split("\0")[:-1]:
+        content = (finished.root / file).read_bytes()
+        assert not [name for name, value in secrets.items() if value in content], file
+    everywhere = [file for file in finished.root.rglob("*") if file.is_file() and not file.is_symlink()]
+    s3 = (seaweed.SECRET.encode(), WRONG.encode())
+    assert not [file for file in everywhere if any(secret in file.read_bytes() for secret in s3)]
+    uploaded = {**storage.keys("task-logs"), **storage.keys("remote/")}
     assert len(uploaded) > 5
     for key in uploaded:
         content = storage.body(key)
@@ -292,7 +444,7 @@ def test_secret_files_are_their_owners_alone(up):
 def test_a_stage_is_told_the_mlflow_account_and_nothing_of_the_servers(finished):
     assert finished.stage_environments
     secrets = finished.secrets()
-    mine = {"mlflow.json:pipeline", "S3"}
+    mine = {"mlflow.json:pipeline", "S3", "S3, mistyped"}
     for environment in finished.stage_environments:
         assert {name for name, value in secrets.items() if value in environment} <= mine
         assert b"\0AIRFLOW" not in environment

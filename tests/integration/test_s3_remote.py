@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ from pipeline_lib.orchestration.dvc_output import How
 from pipeline_lib.orchestration.dvc_remote import DvcRemote, Run, listed, object_address, run_path
 from pipeline_lib.orchestration.integrity import refuse_damaged_inputs
 from pipeline_lib.orchestration.runner import StageFailed, StageRun
+from pipeline_lib.storage.s3 import KEYS_FROM
 from pipeline_lib.tracking.outputs import locked_stages
 from tests.seaweed import BUCKET, KEY, SECRET, Seaweed, free_ports, seaweed
 from tests.small_project import build, clone, content, git
@@ -292,6 +293,93 @@ def test_an_object_that_is_not_what_its_name_says_is_refused(
     lines: list[str] = []
     assert run(second, "prepare", env, lines) is How.COMPUTED
     assert any("was run before, but its outs cannot be fetched" in line for line in lines)
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """A finished run of which everything is in S3; its machine has lost the DVC cache and the outs."""
+
+    root: Path
+    env: dict[str, str]
+    prefix: str
+    held: dict[str, bytes]
+    """What the outs were."""
+
+    def restore(self, lines: list[str], **other: str) -> None:
+        """What the task `restore_inputs` of the DAGs `distill` and `evaluate` does."""
+        StageRun(self.root, "restore_inputs", {**self.env, **other}).restore(ADDRESSES, lines.append)
+
+    def outs(self) -> dict[str, bytes]:
+        return content(self.root, "data", "models")
+
+
+ADDRESSES = ("prepare", "train@a")
+
+
+@pytest.fixture(scope="module")
+def finished(server: Seaweed, tmp_path_factory: pytest.TempPathFactory) -> _Lost:
+    env = {**server.environment, "R1_REMOTE": f"s3://{BUCKET}/lost", "R1_PIPELINE_RUN": "a-run"}
+    root = build(tmp_path_factory.mktemp("finished") / "root")
+    for address in ADDRESSES:
+        run(root, address, env, [])
+    held = content(root, "data", "models")
+    for folder in (".dvc/cache", "data", "models"):
+        shutil.rmtree(root / folder)
+    return _Lost(root, env, "lost", held)
+
+
+@pytest.fixture
+def lost(finished: _Lost, tmp_path: Path) -> _Lost:
+    return replace(finished, root=shutil.copytree(finished.root, tmp_path / "root"))
+
+
+def test_a_lost_cache_is_filled_from_the_remote_with_what_is_restored(lost: _Lost) -> None:
+    locked = (lost.root / "dvc.lock").read_bytes()
+    lines: list[str] = []
+    lost.restore(lines)
+    assert lost.outs() == lost.held
+    assert (lost.root / "dvc.lock").read_bytes() == locked
+    assert lines == [f"5 objects that the DVC cache lacked fetched from {lost.env['R1_REMOTE']}"]
+    for folder in ("data", "models"):
+        shutil.rmtree(lost.root / folder)
+    lines.clear()
+    lost.restore(lines, R1_REMOTE="")
+    assert lost.outs() == lost.held, "the cache has it now: no remote is needed"
+    assert lines == []
+    assert run(lost.root, "train@a", lost.env, lines) is How.UNCHANGED
+
+
+def test_what_is_in_neither_cache_nor_remote_is_one_line(server: Seaweed, lost: _Lost) -> None:
+    with pytest.raises(StageFailed, match=r"not in the DVC cache; R1_REMOTE is not set") as failure:
+        lost.restore([], R1_REMOTE="")
+    assert not failure.value.retry
+    assert "\n" not in str(failure.value)
+    big = max(server.keys(f"{lost.prefix}/files/").items(), key=lambda item: item[1])[0]
+    body = server.body(big)
+    server.client().delete_object(Bucket=BUCKET, Key=big)
+    try:
+        with pytest.raises(StageFailed, match=f"{big}: no such object") as failure:
+            lost.restore([])
+    finally:
+        server.client().put_object(Bucket=BUCKET, Key=big, Body=body)
+    assert not failure.value.retry
+    assert not lost.outs()
+
+
+def test_a_restore_is_tried_again_when_s3_is_away_and_not_when_it_refuses_the_keys(lost: _Lost) -> None:
+    nowhere = f"http://127.0.0.1:{free_ports(1)[0]}"
+    with pytest.raises(StageFailed, match=r"cannot be reached.*start the stage again") as failure:
+        lost.restore([], AWS_ENDPOINT_URL=nowhere, R1_S3_PATIENCE="1")
+    assert failure.value.retry
+    secret = "quite-another-secret"  # pragma: allowlist secret
+    wrong = {"AWS_SECRET_ACCESS_KEY": secret, KEYS_FROM: "the Airflow connection x"}
+    lines: list[str] = []
+    with pytest.raises(StageFailed, match=r"refused.*Check the keys in the Airflow connection x") as failure:
+        lost.restore(lines, **wrong)
+    assert not failure.value.retry
+    assert secret not in str(failure.value) + "".join(lines)
+    lost.restore(lines)
+    assert lost.outs() == lost.held
 
 
 def test_logs_of_every_attempt_are_kept_without_secrets(
