@@ -64,9 +64,11 @@ def test_the_retry_finds_ranks_that_lost_their_launcher_and_their_stage(
     wait_for_checkpoint(root, process, 2)
     ranks = [pid_of(root, rank) for rank in range(2)]
     above = _above(ranks[0])
-    for pid in (process.pid, above[RUNNER], above[LAUNCH]):
-        os.kill(pid, signal.SIGKILL)
+    victims = [psutil.Process(pid) for pid in (above[RUNNER], above[LAUNCH])]
+    for victim in (psutil.Process(process.pid), *victims):
+        victim.kill()
     process.communicate()
+    assert psutil.wait_procs(victims, timeout=30)[1] == []
     again = start(root)
     while again.poll() is None:
         launchers = [line for line in processes_in(root) if RUNNER in line]
