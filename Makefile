@@ -47,9 +47,12 @@ test-e2e: setup ## small pipelines: through dvc repro, through Airflow, and unde
 	@$(PYTEST) tests/e2e tests/faults -m e2e $(ARGS)
 
 FAULTS := R1_KILLS=60 R1_FUZZ_ANSWERS=100000 R1_BIG_ROWS=1000000 R1_ROLLOUTS=10000 R1_AWAY_SECONDS=120
+# The longest first, one a worker; behind the first a short one, for a worker is given its next file with a file of one test. No argument
+# may hold another: pytest then puts all of them into the order of the directories.
+LONG := tests/faults/test_kill_storm.py tests/e2e/test_pipeline.py::test_dvc_repro_alone_then_nothing_to_do tests/security/test_audit.py \
+  tests/faults/test_big_problem_set.py tests/security/test_verifier_fuzz.py
 test-faults: setup ## the long version of the fault and attack tests: 60 kills, 100,000 hostile answers, a million problems, services away for two minutes
-	@$(FAULTS) $(PYTEST) tests/faults/test_kill_storm.py tests/faults/test_big_problem_set.py \
-	  tests/e2e/test_pipeline.py::test_dvc_repro_alone_then_nothing_to_do tests/faults tests/security $(ARGS)
+	@$(FAULTS) $(PYTEST) $(LONG) $(filter-out $(LONG),$(wildcard tests/faults/test_*.py tests/security/test_*.py)) $(ARGS)
 
 mutation: setup ## break the algorithms and rewards line by line; every break must fail a test (docs/mutation.md)
 	@cmp -s requirements/mutation.txt .run/mutation/.lock || ($(PY) -m venv --clear .run/mutation && .run/mutation/bin/python -m pip install -q --disable-pip-version-check --no-deps -r requirements/mutation.txt && cp requirements/mutation.txt .run/mutation/.lock)
