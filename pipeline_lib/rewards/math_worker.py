@@ -39,7 +39,7 @@ def main() -> None:
     """Serve until stdin closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.disable(logging.CRITICAL)
-    from pipeline_lib.rewards.algebra import judge
+    from pipeline_lib.rewards._algebra import judge
 
     judge("1", "1")  # the grammar tables load on first use
     channel = os.dup(1)
@@ -115,7 +115,7 @@ def _end(child: tuple[int, socket.socket]) -> None:
 
 def _attempt(request: dict[str, Any]) -> dict[str, Any]:
     try:
-        from pipeline_lib.rewards.algebra import judge
+        from pipeline_lib.rewards._algebra import judge
 
         return {"result": judge(request["gold"], request["answer"]), "detail": ""}
     except (

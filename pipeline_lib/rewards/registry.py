@@ -56,6 +56,8 @@ def reward_parts() -> Mapping[str, RewardPart]:
     package = importlib.import_module("pipeline_lib.rewards")
     found: dict[str, RewardPart] = {}
     for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
+        if info.name.startswith("_"):  # no part, and slow to import
+            continue
         part = getattr(importlib.import_module(f"pipeline_lib.rewards.{info.name}"), "REWARD", None)
         if part is None:
             continue

@@ -227,7 +227,9 @@ def _run_here(root: Path, spec: JobSpec) -> None:
     os.chdir(root)
     folder = root / "job"
     folder.mkdir(exist_ok=True)
-    (folder / "spec.json").write_text(spec.to_json())
+    draft = folder / f"spec-{os.getpid()}"  # the other rank may be reading
+    draft.write_text(spec.to_json())
+    draft.replace(folder / "spec.json")
     job.run(folder)
 
 

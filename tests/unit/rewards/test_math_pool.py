@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-import pipeline_lib.rewards.algebra as algebra
+import pipeline_lib.rewards._algebra as algebra
 import pipeline_lib.rewards.math_pool as math_pool
 import pipeline_lib.rewards.math_worker as math_worker
 from pipeline_lib.errors import PipelineError
