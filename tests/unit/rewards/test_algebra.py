@@ -11,7 +11,7 @@ from antlr4.error.ErrorListener import ErrorListener
 from latex2sympy2_extended import latex2sympy2
 from latex2sympy2_extended.antlr_parser import PSParser
 
-from pipeline_lib.rewards import _algebra as algebra
+import pipeline_lib.rewards._algebra as algebra
 
 COUNT = int(os.environ.get("R1_FUZZ_FORMULAS", "200"))
 OPERANDS = (
