@@ -36,9 +36,10 @@ class TaskLogs:
 
 
 def _forget_connection() -> None:
-    """Make the worker's next task ask for the connection again. Airflow has no name for it that is public."""
+    """Make the worker's next task ask for the connection again. Airflow has no name for it that is public: a version without it fails here."""
     supervisor = sys.modules.get("airflow.sdk.execution_time.supervisor")
-    getattr(supervisor, "_REMOTE_LOGGING_CONN_CACHE", {}).clear()
+    if supervisor is not None:  # only a worker has it
+        supervisor._REMOTE_LOGGING_CONN_CACHE.clear()
 
 
 REMOTE_TASK_LOG = TaskLogs()

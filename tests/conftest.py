@@ -64,7 +64,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for name, value in report.user_properties:
             if name.startswith("count: "):
                 totals[name.removeprefix("count: ")] += value
-        if report.when == "call" and "tests/faults/" in report.nodeid:
+        if report.when == "call" and report.nodeid.startswith("tests/faults/"):
             totals["fault tests passed"] += 1
     for what, number in sorted(totals.items()):
         terminalreporter.write_line(f"{number:>9,} {what}")

@@ -88,14 +88,13 @@ class _Loop:
         )
         self.state = GrpoState()
         self._resume()
-        switches = {name: on for name, on in spec.sampling_switches.items() if name != "judge_early"}
         with self.trainer.engine.whole_weights():
             self.generator: Generator = build_generator(
                 self.engine_params,
                 self.lm,
                 self.tokenizer,
                 weight_version=self.state.version,
-                switches=switches,
+                switches=spec.sampling_switches,
             )
         sampling = SamplingParams(self.params.group_size, self.params.max_new_tokens, self.params.temperature)
         self.sampler = Sampler(
@@ -103,7 +102,7 @@ class _Loop:
             score,
             sampling,
             lambda text: render_prompt(self.tokenizer, text),
-            judge_early=spec.sampling_switches.get("judge_early", True),
+            judge_early=spec.judge_early,
         )
         self.reasoning_order = Cursor(
             len(self.problems), derived_seed(spec.seed, spec.name), self.state.reasoning

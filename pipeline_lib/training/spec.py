@@ -44,7 +44,9 @@ class JobSpec:
     switches: Mapping[str, bool] = field(default_factory=dict)
     """Overrides of `policy.Switches`, for benchmarks."""
     sampling_switches: Mapping[str, bool] = field(default_factory=dict)
-    """Likewise of the torch sampler's `SamplerSwitches`, and of `judge_early` whichever engine samples (grpo)."""
+    """Likewise of the torch sampler's `SamplerSwitches`."""
+    judge_early: bool = True
+    """`rollout_step.Sampler.judge_early`, for benchmarks too."""
 
     @property
     def name(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -28,6 +29,18 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return outputs(whole, SPEC)
 
 
+def _begun(root: Path) -> subprocess.Popen[str]:
+    """A stage in a new world at `root` whose job has written a checkpoint."""
+    process = start(world_with(root, SPEC))
+    wait_for_checkpoint(root, process, 2)
+    return process
+
+
+def _goes_on(root: Path, process: subprocess.Popen[str]) -> None:
+    """Return when the ranks have written a checkpoint that they began after now."""
+    wait_for_checkpoint(root, process, 2 * (beat(root, 0)[0] // 2 + 2))
+
+
 def _above(rank: int) -> dict[str, int]:
     """The module of each process above a rank -> its pid."""
     found = {}
@@ -43,12 +56,11 @@ def test_a_launcher_that_is_killed_costs_nothing(
     tmp_path: Path, undisturbed: dict[str, bytes], victim: str
 ) -> None:
     """The stage waits for the ranks, which go on to their end."""
-    root = world_with(tmp_path / "world", SPEC)
-    process = start(root)
-    wait_for_checkpoint(root, process, 2)
+    root = tmp_path / "world"
+    process = _begun(root)
     ranks = [pid_of(root, rank) for rank in range(2)]
     os.kill(_above(ranks[0])[victim], signal.SIGKILL)
-    wait_for_checkpoint(root, process, 2 * (beat(root, 0)[0] // 2 + 2))
+    _goes_on(root, process)
     assert [pid_of(root, rank) for rank in range(2)] == ranks
     assert end(process) == (0, "")
     assert processes_in(root) == []
@@ -59,11 +71,9 @@ def test_the_retry_finds_ranks_that_lost_their_launcher_and_their_stage(
     tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:
     """Nothing holds the job's lock any more. A second copy would write into the same checkpoints."""
-    root = world_with(tmp_path / "world", SPEC)
-    process = start(root)
-    wait_for_checkpoint(root, process, 2)
-    ranks = [pid_of(root, rank) for rank in range(2)]
-    above = _above(ranks[0])
+    root = tmp_path / "world"
+    process = _begun(root)
+    above = _above(pid_of(root, 0))
     victims = [psutil.Process(pid) for pid in (above[RUNNER], above[LAUNCH])]
     for victim in (psutil.Process(process.pid), *victims):
         victim.kill()
@@ -83,12 +93,11 @@ def test_ranks_without_a_launcher_are_still_stopped_in_order(
     tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:
     """SIGTERM to the stage reaches them; the retry goes on from their checkpoint."""
-    root = world_with(tmp_path / "world", SPEC)
-    process = start(root)
-    wait_for_checkpoint(root, process, 2)
+    root = tmp_path / "world"
+    process = _begun(root)
     for pid in _above(pid_of(root, 0)).values():
         os.kill(pid, signal.SIGKILL)
-    wait_for_checkpoint(root, process, 2 * (beat(root, 0)[0] // 2 + 2))
+    _goes_on(root, process)
     process.terminate()
     code, said = end(process)
     assert code == 75, said

@@ -7,7 +7,6 @@ killed and started again, and last a server is killed under it.
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
 import signal
@@ -24,7 +23,7 @@ from pipeline_lib.launch.job import describe
 from pipeline_lib.launch.local import command, environment
 from pipeline_lib.rollout.servers.client import ServerClient, ServerFailed
 from pipeline_lib.training.spec import JobSpec
-from tests.unit.training.tiny import build_world, grpo_spec
+from tests.unit.training.tiny import build_world, grpo_spec, steps_sampled_alike
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,14 +115,9 @@ def trained(servers, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_step_samples_from_the_weights_just_trained(trained: Path, servers) -> None:
-    with (trained / "plot.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == STEPS
+    rows = steps_sampled_alike(trained, STEPS, ROUNDING)
     trained_steps = sum(float(row["skipped_step"]) == 0 for row in rows)
     assert trained_steps >= 2, "nothing was trained"
-    compared = [row for row in rows if float(row["logprobs_compared"])]
-    assert compared
-    assert all(float(row["logprob_diff_max"]) < ROUNDING for row in compared)
     for address in servers:
         assert ServerClient(address).version(30) == str(trained_steps), "an update that did not arrive"
     assert not list((trained / "weights").iterdir()), "weights left behind"
@@ -150,12 +144,7 @@ def test_a_server_killed_in_mid_run_costs_no_sample(trained: Path, servers, tmp_
     os.kill(process.pid, signal.SIGCONT)
     assert process.wait(timeout=600) == 0, _log(tmp_path)[-3000:]
     assert f"warning: rollout server 0: server {first}" in _log(tmp_path)
-    with (tmp_path / "plot.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == STEPS
-    compared = [row for row in rows if float(row["logprobs_compared"])]
-    assert compared
-    assert all(float(row["logprob_diff_max"]) < ROUNDING for row in compared)
+    steps_sampled_alike(tmp_path, STEPS, ROUNDING)
 
     servers[second].kill()
     servers[second].wait()

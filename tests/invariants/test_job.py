@@ -79,17 +79,18 @@ def _write_what_samples() -> None:
 def test_a_jobs_parameters_switch_every_fast_path_and_the_weights_stay(tmp_path):
     """Of sampling, and the KL at a coefficient of 0: those of learning besides are told apart in test_update."""
     trained, sampled, kl = [], [], []
-    sampling = {"share_prompts": False, "drop_finished": False, "judge_early": False}
-    for name, switches, sampling_switches in (("on", {}, {}), ("off", {"skip_kl": False}, sampling)):
+    sampling = {"share_prompts": False, "drop_finished": False}
+    off = {"switches": {"skip_kl": False}, "sampling_switches": sampling, "judge_early": False}
+    for name, changed in (("on", {}), ("off", off)):
         root = tmp_path / name
         build_world(root)
-        spec = replace(grpo_spec(steps=3), switches=switches, sampling_switches=sampling_switches)
+        spec = replace(grpo_spec(steps=3), **changed)
         finish_job(root, spec, prepare=_write_what_samples)
         trained.append(load_file(root / "models/r1_zero/model.safetensors"))
         sampled.append(json.loads((root / "sampled.json").read_text()))
         with (root / "plot.csv").open(encoding="utf-8") as file:
             kl.append([float(row["kl"]) for row in csv.DictReader(file)])
-    assert sampled == [dict.fromkeys(sampling, True), sampling]
+    assert sampled == [dict.fromkeys((*sampling, "judge_early"), on) for on in (True, False)]
     assert kl[0] == [0.0] * 3
     assert kl[1][-1] > 0.0
     for weight, same in trained[0].items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import multiprocessing
 import os
 import random
@@ -199,6 +200,17 @@ def finish_job(root: Path, spec: JobSpec, prepare: Callable[[], None] | None = N
     process = start_job(root, spec, prepare)
     process.join()
     assert process.exitcode == 0, f"the job ended with {process.exitcode}"
+
+
+def steps_sampled_alike(root: Path, count: int, nats: float) -> list[dict[str, str]]:
+    """The rows of a job's plot; in each that compared any, no token is further than that between sampler and trainer."""
+    with (root / "plot.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == count
+    compared = [row for row in rows if float(row["logprobs_compared"])]
+    assert compared
+    assert all(float(row["logprob_diff_max"]) < nats for row in compared)
+    return rows
 
 
 def on_ranks(size: int, function: Callable[[], Any]) -> list[Any]:
