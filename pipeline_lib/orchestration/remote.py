@@ -197,12 +197,13 @@ def _do(arguments: argparse.Namespace) -> None:
         get_object(what, Path(arguments.more[0]), tell)
         return
     address = remote_address()
-    remote = DvcRemote.of(root, address, tell) if address is not None else None
-    if arguments.verb == "restore":
-        restore(root, [what, *arguments.more], remote)
-    elif remote is not None and arguments.verb in ("fetch", "push"):
-        act = fetch if arguments.verb == "fetch" else push
-        act(root, what, remote)
+    if arguments.verb != "logs":  # a failed stage's logs are kept whatever DVC makes of its remote
+        remote = DvcRemote.of(root, address, tell) if address is not None else None
+        if arguments.verb == "restore":
+            restore(root, [what, *arguments.more], remote)
+        elif remote is not None:
+            act = fetch if arguments.verb == "fetch" else push
+            act(root, what, remote)
     if arguments.verb in ("push", "logs"):
         _keep_logs(root, what)
 
