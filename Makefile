@@ -58,11 +58,11 @@ mutation: setup ## break the algorithms and rewards line by line; every break mu
 	@cmp -s requirements/mutation.txt .run/mutation/.lock || ($(PY) -m venv --clear .run/mutation && .run/mutation/bin/python -m pip install -q --disable-pip-version-check --no-deps -r requirements/mutation.txt && cp requirements/mutation.txt .run/mutation/.lock)
 	@$(PY) -m benchmarks.mutation $(ARGS)
 
-check: setup ## format, lint, types, import contracts, architecture tests
+check: setup secrets ## format, lint, types, import contracts, architecture tests, no credentials in files
 	@ruff format --check -q . && ruff check -q . && lint-imports --no-cache >/dev/null && mypy --no-error-summary && $(PY) -m pytest tests/architecture -m "not slow"
 
 secrets: setup ## is there a credential in a file that git knows? (exceptions are marked in their line)
-	@git ls-files -z | xargs -0 $(PY) -m detect_secrets.pre_commit_hook --exclude-files '^requirements/'
+	@git ls-files -z | xargs -0 -n 150 -P 2 $(PY) -m detect_secrets.pre_commit_hook --exclude-files '^requirements/'
 
 audit: setup ## known vulnerabilities in the locks (pip-audit); exit code 3 where its database cannot be reached
 	@cmp -s requirements/audit.txt .run/audit/.lock || (mkdir -p .run && $(PY) -m venv --clear .run/audit && .run/audit/bin/python -m pip install -q --disable-pip-version-check --no-deps -r requirements/audit.txt && cp requirements/audit.txt .run/audit/.lock)

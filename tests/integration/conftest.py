@@ -112,7 +112,7 @@ FORMS: Mapping[str, Mapping[str, Any]] = {
     "typo": {"overrides": {"train_r1_zero.stepz": 3}},
     "hostile": {"overrides": {"distill.students": ["a;touch /tmp/pwned"]}},
     "owned": {"overrides": {"engine.servers.weights_dir": "/tmp/owned"}},
-    "somebodys": {"overrides": {"engine.kubernetes.secret": "somebodys"}},
+    "somebodys": {"overrides": {"engine.kubernetes.secret": "somebodys"}},  # pragma: allowlist secret
 }
 """Run id -> the form it is triggered with."""
 

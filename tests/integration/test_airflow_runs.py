@@ -62,7 +62,7 @@ def test_a_crash_is_retried(finished):
 
 
 OWNED = "engine.servers.weights_dir = '/tmp/owned': is neither in the run's worktree nor in a directory that parameters may name here; "
-SOMEBODYS = "engine.kubernetes.secret = 'somebodys': is the profile's to say and no form's; "
+SOMEBODYS = "engine.kubernetes.secret = 'somebodys': is the profile's to say and no form's; "  # pragma: allowlist secret
 REFUSED = {
     "typo": "train_r1_zero.stepz",
     "hostile": "a;touch",

@@ -68,6 +68,10 @@ def test_a_clean_repository_passes(repository: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_ci_runs_the_scan() -> None:
+def test_ci_and_every_check_run_the_scan() -> None:
     steps = "".join(path.read_text() for path in (ROOT / ".ci").rglob("*") if path.is_file())
-    assert "make secrets" in steps
+    check = subprocess.run(
+        ["make", "--dry-run", "check"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "make check" in steps
+    assert "detect_secrets" in check.stdout

@@ -480,7 +480,7 @@ CLUSTER: Mapping[str, Any] = {
     "python": "/bin/sh",
     "volumes": {"everybodys-data": "/data"},
     "service_account": "cluster-admin",
-    "secret": "somebody-elses",
+    "secret": "somebody-elses",  # pragma: allowlist secret
     "labels": {"app": "database"},
     "env": {"LD_PRELOAD": "/data/x.so"},
     "pod": {"hostNetwork": True},
@@ -503,8 +503,9 @@ def test_what_a_run_is_in_a_cluster_is_the_committed_profiles_to_say(repo: Path)
     subprocess.run(["git", *identity, "commit", "--quiet", "-m", "a profile"], cwd=repo, check=True)
     size = {"engine.kubernetes.gpus_per_node": 8, "engine.kubernetes.time_limit_minutes": 60}
     create_run(repo, "cluster", profile="cluster", overrides=size)
-    with pytest.raises(PipelineError, match=r"engine\.kubernetes\.secret = 'somebody-elses'"):
-        create_run(repo, "foreign", profile="micro", overrides={"engine.kubernetes.secret": "somebody-elses"})
+    secrets_name = {"engine.kubernetes.secret": CLUSTER["secret"]}
+    with pytest.raises(PipelineError, match=rf"engine\.kubernetes\.secret = '{CLUSTER['secret']}'"):
+        create_run(repo, "foreign", profile="micro", overrides=secrets_name)
     with pytest.raises(PipelineError, match=r"engine\.kubernetes\.image = ''"):
         create_run(repo, "foreign", profile="cluster", overrides={"engine.kubernetes.image": ""})
 
