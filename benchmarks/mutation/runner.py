@@ -90,7 +90,7 @@ class Tree:
                 child.join()
             log.seek(0)
             output = log.read().decode(errors="replace")
-        if late or "Failed: Timeout" in output:
+        if late or "+ Timeout +" in output:
             return Fate.TIMEOUT
         if child.exitcode == 0:
             return Fate.SURVIVED
@@ -155,7 +155,15 @@ def _run_tests(root: Path, tests: Sequence[str], seconds: float, log: int, say: 
     sys.dont_write_bytecode = True
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     plugins = ["-p", "no:cacheprovider", "-p", "pytest_timeout", "-p", "_hypothesis_pytestplugin"]
-    options = ["-x", "--tb=line", "-m", "not slow", f"--timeout={seconds}", *plugins]
+    options = [
+        "-x",
+        "--tb=line",
+        "-m",
+        "not slow",
+        f"--timeout={seconds}",
+        "--timeout-method=thread",
+        *plugins,
+    ]
     code = int(pytest.main([*options, *tests]))
     ours = {name: module for name, module in sys.modules.items() if name.startswith("pipeline_lib")}
     if not all(str(module.__file__).startswith(str(root)) for module in ours.values()):

@@ -115,7 +115,7 @@ def test_learned_parts_are_weighted_and_checked(scorer: Scorer) -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_learned_part_that_is_not_finite_names_problem_and_sample(scorer: Scorer, bad: float) -> None:
-    problems = [CODE, CODE, MATH, MATH, MATH]
+    problems = [CODE, OPEN, MATH, MATH, MATH]
     extra = {"helpfulness": [1.0, 1.0, 1.0, bad, bad]}
     with pytest.raises(NonFiniteError, match=f"problem {MATH.id}, sample 1: the learned reward helpfulness"):
         scorer.score_batch(problems, [_completion("x")] * 5, {"helpfulness": 1.0}, extra)
