@@ -155,15 +155,9 @@ def _run_tests(root: Path, tests: Sequence[str], seconds: float, log: int, say: 
     sys.dont_write_bytecode = True
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     plugins = ["-p", "no:cacheprovider", "-p", "pytest_timeout", "-p", "_hypothesis_pytestplugin"]
-    options = [
-        "-x",
-        "--tb=line",
-        "-m",
-        "not slow",
-        f"--timeout={seconds}",
-        "--timeout-method=thread",
-        *plugins,
-    ]
+    # By a thread, which ends the process: raising in the test would wait for whatever the test's cleanup waits for.
+    limit = [f"--timeout={seconds}", "--timeout-method=thread"]
+    options = ["-x", "--tb=line", "-m", "not slow", *limit, *plugins]
     code = int(pytest.main([*options, *tests]))
     ours = {name: module for name, module in sys.modules.items() if name.startswith("pipeline_lib")}
     if not all(str(module.__file__).startswith(str(root)) for module in ours.values()):
