@@ -5,7 +5,6 @@ Not covered: a container image (the node's interpreter is this one), git over a 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -15,7 +14,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from pipeline_lib.orchestration.dvc_output import How
@@ -23,6 +21,7 @@ from pipeline_lib.orchestration.runner import StageRun
 from pipeline_lib.orchestration.snapshot import Snapshot, publish_snapshot
 from pipeline_lib.tracking.outputs import locked_stages
 from tests.integration.cluster.launched import training_stage
+from tests.power import cut_power
 from tests.seaweed import BUCKET, SECRET, Seaweed, seaweed
 from tests.small_project import build, content, git
 from tests.unit.training.tiny import grpo_spec
@@ -219,15 +218,6 @@ def test_a_node_that_vanishes_costs_only_the_work_since_its_last_checkpoint_in_s
 
 def _power_off(node: subprocess.Popen[str], folder: Path) -> set[str]:
     """Kill every process that works below `folder`, none of which learns of another's end; the words of their commands."""
-    mine = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if Path(process.cwd()).is_relative_to(folder):
-                process.suspend()
-                mine.append(process)
-    words = {word for process in mine for word in process.cmdline()}
-    for process in mine:
-        process.kill()
+    commands = cut_power(lambda process: Path(process.cwd()).is_relative_to(folder))
     node.communicate(timeout=60)
-    psutil.wait_procs(mine, timeout=60)
-    return words
+    return {word for command in commands for word in command.split()}

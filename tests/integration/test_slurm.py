@@ -6,7 +6,6 @@ Not covered: GPUs, cgroups, a shared file system with caches of its own, account
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import os
 import random
@@ -41,6 +40,7 @@ from tests.integration.cluster.launched import (
     training_stage,
     until,
 )
+from tests.power import cut_power
 from tests.seaweed import free_ports
 from tests.unit.training.tiny import grpo_spec
 
@@ -581,15 +581,9 @@ def test_everything_above_a_queued_job_dies_at_once_and_a_retry_ends_with_the_sa
         lambda: len(list(root.glob("held-*"))) == 2,
         why=lambda: detached.log_path(root, "train_r1_zero").read_text()[-3000:],
     )
-    above = _above_the_queue(root)
-    for process in above:
-        process.suspend()
-    commands = "\n".join(" ".join(process.cmdline()) for process in above)
+    commands = "\n".join(cut_power(lambda process: _is_above_the_queue(process, root)))
     for victim in ("orchestration.supervise", "orchestration/processes.py", "-m dvc", "fit.py"):
         assert victim in commands, victim
-    for process in above:
-        process.kill()
-    psutil.wait_procs(above, timeout=60)
 
     if not goes_on:
         hold.unlink()
@@ -610,12 +604,7 @@ def test_everything_above_a_queued_job_dies_at_once_and_a_retry_ends_with_the_sa
         assert (root / path).read_bytes() == (local / path).read_bytes(), path
 
 
-def _above_the_queue(root: Path) -> list[psutil.Process]:
-    """What works for the stage and is not a rank: Slurm's nodes are this machine too."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            mine = Path(process.cwd()) == root or str(root) in " ".join(process.cmdline())
-            if mine and "SLURM_JOB_ID" not in process.environ():
-                found.append(process)
-    return found
+def _is_above_the_queue(process: psutil.Process, root: Path) -> bool:
+    """Whether it works for the stage and is not a rank: Slurm's nodes are this machine too."""
+    mine = Path(process.cwd()) == root or str(root) in " ".join(process.cmdline())
+    return mine and "SLURM_JOB_ID" not in process.environ()
