@@ -35,12 +35,16 @@ class BenchmarkIndex:
         self.n = n
         self._runs: dict[tuple[str, ...], str] = {}
         self._whole: dict[tuple[str, ...], str] = {}
+        self._piece = min(3, n)
+        self._pieces: set[tuple[str, ...]] = set()
+        """Every run of so many words: where a text has one that no benchmark has, no run of n words around it is shared."""
         for problem in benchmarks:
             prompt = words(problem.prompt)
             self._whole.setdefault(prompt, problem.id)
             for text in (prompt, words(problem.reference or "")):
                 for run in ngrams(text, n):
                     self._runs.setdefault(run, problem.id)
+                self._pieces |= ngrams(text, self._piece)
 
     def find(self, identity: str, prompt: str, *others: str) -> Overlap | None:
         """The first overlap of a prompt, or of the texts that go with it (reference, response); None when clean."""
@@ -48,10 +52,14 @@ class BenchmarkIndex:
         if (owner := self._whole.get(sequence)) is not None:
             return Overlap(identity, owner, " ".join(sequence))
         for text in (sequence, *(words(other) for other in others)):
-            for start in range(len(text) - self.n + 1):
-                run = text[start : start + self.n]
-                if (owner := self._runs.get(run)) is not None:
-                    return Overlap(identity, owner, " ".join(run))
+            start = 0
+            while (end := start + self.n) <= len(text):
+                if text[end - self._piece : end] not in self._pieces:
+                    start = end - self._piece + 1
+                    continue
+                if (owner := self._runs.get(text[start:end])) is not None:
+                    return Overlap(identity, owner, " ".join(text[start:end]))
+                start += 1
         return None
 
 

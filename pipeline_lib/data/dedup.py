@@ -16,6 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -32,11 +33,12 @@ _PRIME = (1 << 31) - 1
 """Hashes stay below 2^31, so that a product of two fits 63 bits."""
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _BATCH = 4096
-"""Shingles hashed together: what 64 hash functions make of them stays in the processor's cache."""
+"""Words hashed together: what 64 hash functions make of their shingles stays in the processor's cache."""
 _QUIET_SECONDS = 5.0
 """A progress bar appears only for work that takes longer."""
 
 Keys = npt.NDArray[np.uint64]
+Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +101,9 @@ class _Prints:
         """[len(long), bands]: prompts that share a key, and their numbers, are compared."""
 
     def _batches(self, problems: Sequence[Problem]) -> Iterator[Keys]:
-        hashes: list[int] = []
-        starts: list[int] = []
+        texts: list[tuple[str, ...]] = []
         numbers: list[int] = []
+        waiting = 0
         for place, problem in enumerate(
             tqdm(problems, "deduplicate", unit="problem", delay=_QUIET_SECONDS, mininterval=2)
         ):
@@ -110,18 +112,18 @@ class _Prints:
             if len(sequence) < NEAR_WORDS:
                 continue
             self.long.append(place)
-            starts.append(len(hashes))
-            hashes += map(_hash, ngrams(sequence, _SHINGLE))
+            texts.append(sequence)
             numbers.append(_hash64("\0".join(_numbers(problem))))
-            if len(hashes) >= _BATCH:
-                yield self._keys(hashes, starts, numbers)
-                hashes, starts, numbers = [], [], []
-        if starts:
-            yield self._keys(hashes, starts, numbers)
+            waiting += len(sequence)
+            if waiting >= _BATCH:
+                yield self._keys(*_shingle_hashes(texts), numbers)
+                texts, numbers, waiting = [], [], 0
+        if texts:
+            yield self._keys(*_shingle_hashes(texts), numbers)
 
-    def _keys(self, hashes: list[int], starts: list[int], numbers: list[int]) -> Keys:
+    def _keys(self, hashes: Numbers, starts: Numbers, numbers: list[int]) -> Keys:
         """The band keys [problems, bands] of problems whose shingles begin at `starts` of `hashes`."""
-        drawn = self._scale * np.array(hashes, dtype=np.int64)
+        drawn = self._scale * hashes
         drawn += self._shift
         # The remainder modulo 2^31 - 1 without a division: the upper bits count as much as the lower.
         for _ in range(2):
@@ -177,12 +179,24 @@ def _numbers(problem: Problem) -> list[str]:
     return sorted(_NUMBER.findall(problem.prompt))
 
 
-def _hash(shingle: tuple[str, ...]) -> int:
-    """A hash below 2^31 that every process computes alike."""
-    return int.from_bytes(hashlib.blake2b(" ".join(shingle).encode(), digest_size=4).digest(), "big") % _PRIME
+def _shingle_hashes(texts: Sequence[Sequence[str]]) -> tuple[Numbers, Numbers]:
+    """A hash below 2^31 of every shingle of every text, and where each text's hashes begin. Every process computes them alike."""
+    hashed = np.array([_hash64(word) for text in texts for word in text], dtype=np.uint64)
+    ends = np.cumsum([len(text) for text in texts])
+    runs = hashed[: 1 - _SHINGLE].copy()
+    for behind in range(1, _SHINGLE):
+        runs = _mix(runs) + hashed[behind : len(hashed) - _SHINGLE + 1 + behind]
+    inside = np.ones(len(runs), dtype=bool)
+    """Not from the last words of one text into the next."""
+    for last in range(1, _SHINGLE):
+        inside[ends[:-1] - last] = False
+    starts = np.concatenate(([0], ends[:-1])) - (_SHINGLE - 1) * np.arange(len(texts))
+    return (_mix(runs[inside]) % np.uint64(_PRIME)).astype(np.int64), starts
 
 
+@lru_cache(maxsize=1 << 16)
 def _hash64(text: str) -> int:
+    """Of a word, which comes again, or of a problem's numbers."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 

@@ -10,8 +10,9 @@ import re
 import unicodedata
 
 _HAN = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_HAN}]|[^\s{_HAN}]+")
-_AROUND = ".,;:!?\"'`()[]{}<>…“”‘’«»。，；：！？（）「」"
+_AROUND = re.escape(".,;:!?\"'`()[]{}<>…“”‘’«»。，；：！？（）「」")
+_WORD = re.compile(rf"[{_HAN}]|[^\s{_HAN}{_AROUND}](?:[^\s{_HAN}]*[^\s{_HAN}{_AROUND}])?")
+"""A Han character, or what stands between spaces and Han characters, from its first to its last sign that is no punctuation."""
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -20,13 +21,7 @@ def words(text: str) -> tuple[str, ...]:
     >>> words("What is (4 + 5)?")
     ('what', 'is', '4', '+', '5')
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    found = []
-    for word in _WORD.findall(folded):
-        bare = word.strip(_AROUND)
-        if bare:
-            found.append(bare)
-    return tuple(found)
+    return tuple(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
 def ngrams(sequence: tuple[str, ...], n: int) -> set[tuple[str, ...]]:

@@ -25,6 +25,7 @@ Take = Callable[[Sequence[int]], list[Row]]
 
 _NUMERIC_MAJORITY = 0.9
 """From this share of numbers on, a source's math answers are all expected to be numbers."""
+_FORMS = (None, "number", "math", "text", "missing")
 _SEED = 0
 """Which rows are verified again must not change between two runs of the same data."""
 
@@ -59,7 +60,9 @@ class ProblemEvidence:
     def __init__(self, *, language: str, index: BenchmarkIndex | None, reverify: int) -> None:
         self._language, self._index, self._reverify = language, index, reverify
         self._domains = _Shares()
-        self._forms: dict[tuple[Any, Any], list[int]] = {}
+        self._forms = bytearray()
+        """A byte a row: its answer's form in _FORMS, asked for in both passes and dear to find."""
+        self._numeric: dict[tuple[Any, Any], list[int]] = {}
         self._truths: list[int] = []
         self._programs: list[int] = []
         self._verified: dict[int, Row] = {}
@@ -67,12 +70,14 @@ class ProblemEvidence:
     def survey(self, rows: Sequence[Row]) -> None:
         """Count domains and forms of answers; note what can be verified."""
         for row in rows:
+            form = _answer_form(row)
             self._domains.add(row["domain"])
+            self._forms.append(_FORMS.index(form))
             if row["domain"] == Domain.MATH:
                 # A source's math answers: [how many are numbers, how many there are].
-                forms = self._forms.setdefault((row["source"], row["category"]), [0, 0])
-                forms[0] += _answer_form(row) == "number"
-                forms[1] += 1
+                numeric = self._numeric.setdefault((row["source"], row["category"]), [0, 0])
+                numeric[0] += form == "number"
+                numeric[1] += 1
             if _has_truth(row):
                 self._truths.append(row["number"])
             if _has_program(row):
@@ -87,10 +92,10 @@ class ProblemEvidence:
     def judge(self, rows: Sequence[Row]) -> None:
         """See the class."""
         numeric_sources = {
-            key for key, (numbers, count) in self._forms.items() if numbers >= _NUMERIC_MAJORITY * count
+            key for key, (numbers, count) in self._numeric.items() if numbers >= _NUMERIC_MAJORITY * count
         }
         for row in rows:
-            form = _answer_form(row)
+            form = _FORMS[self._forms[row["number"]]]
             row["answer_form"] = (
                 f"{form}, where {row['source']} gives numbers"
                 if form in ("text", "math") and (row["source"], row["category"]) in numeric_sources

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline_lib.data.decontamination import BenchmarkIndex, decontaminate
-from pipeline_lib.data.words import words
+from pipeline_lib.data.words import ngrams, words
 from pipeline_lib.types import Domain, Problem
 
 ELEVEN = "one two three four five six seven eight nine ten eleven"
@@ -62,3 +64,20 @@ def test_what_was_dropped_is_said() -> None:
 def test_n_is_a_parameter() -> None:
     index = BenchmarkIndex([_problem(ELEVEN)], n=3)
     assert index.find("p", "x two three four y") is not None
+
+
+_TEXTS = st.lists(st.sampled_from("abc"), max_size=24).map(" ".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(_TEXTS, max_size=4), _TEXTS, st.integers(1, 6))
+def test_what_is_jumped_over_holds_nothing(benchmarks: list[str], text: str, n: int) -> None:
+    """The look steps behind words that no benchmark has together; the plain one compares every run."""
+    found = BenchmarkIndex([_problem(prompt) for prompt in benchmarks], n=n).find("p", text)
+    plain = any(
+        words(text) == words(prompt) or ngrams(words(text), n) & ngrams(words(prompt), n)
+        for prompt in benchmarks
+    )
+    assert (found is not None) == plain
+    if found:
+        assert found.shared in " ".join(words(text))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_lib.data.dedup import count_kinds, deduplicate
-from pipeline_lib.data.words import words
+from pipeline_lib.data.dedup import NEAR_SIMILARITY, count_kinds, deduplicate
+from pipeline_lib.data.words import ngrams, words
 from pipeline_lib.types import Domain, Problem
 
 STORY = (
@@ -63,3 +65,22 @@ def test_a_second_pass_drops_nothing_and_every_drop_has_a_twin(prompts: list[str
     by_id = {problem.id: problem for problem in kept}
     for item in dropped:
         assert words(by_id[item.kept_id].prompt) == words(prompts[int(item.id)])
+
+
+def test_of_many_stories_the_near_ones_are_those_that_comparing_all_pairs_finds() -> None:
+    """Stories one word of which was replaced again and again: some are still near the first, some no longer."""
+    draw = random.Random(3)
+    stories = []
+    for family in range(40):
+        told = [draw.choice("abcdefghij") * draw.randint(1, 3) + str(family) for _ in range(60)]
+        for _ in range(12):
+            stories.append(" ".join(told).translate(str.maketrans("0123456789", "qrstuvwxyz")))
+            told[draw.randrange(60)] = draw.choice("klmno") * draw.randint(1, 3)
+    kept: list[int] = []
+    for number, story in enumerate(stories):
+        mine = ngrams(words(story), 3)
+        others = [ngrams(words(stories[other]), 3) for other in kept]
+        if all(len(mine & other) < NEAR_SIMILARITY * len(mine | other) for other in others):
+            kept.append(number)
+    assert 40 < len(kept) < 400
+    assert [int(problem.id) for problem in deduplicate(_problems(*stories))[0]] == kept
