@@ -147,7 +147,7 @@ class _NearIndex:
         """Problem -> its shared keys, in the order of the bands."""
         for first in range(0, len(prints.long), _BATCH):
             keys = prints.keys[first : first + _BATCH]
-            found = np.isin(keys, shared)
+            found = _is_among(keys, shared)
             for row in np.flatnonzero(found.any(axis=1)).tolist():
                 self._keys[prints.long[first + row]] = keys[row][found[row]].tolist()
         self._bands: dict[int, list[int]] = {}
@@ -198,6 +198,14 @@ def _shingle_hashes(texts: Sequence[Sequence[str]]) -> tuple[Numbers, Numbers]:
 def _hash64(text: str) -> int:
     """Of a word, which comes again, or of a problem's numbers."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def _is_among(keys: Keys, ordered: Keys) -> npt.NDArray[np.bool_]:
+    """Which keys `ordered` has. (numpy's isin would sort it anew for every batch: quadratic in the number of problems.)"""
+    places = np.searchsorted(ordered, keys)
+    inside = places < len(ordered)
+    inside[inside] = ordered[places[inside]] == keys[inside]
+    return inside
 
 
 def _mix(values: Keys) -> Keys:
