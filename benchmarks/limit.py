@@ -36,7 +36,7 @@ class Setting:
 def setting_of(work: Work) -> Setting:
     """The work's trainer and sampler in this process, and one step's judged groups."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from pipeline_lib.training.startup import import_model_libraries
+    from pipeline_lib.startup import import_model_libraries
 
     import_model_libraries()
     from benchmarks.worker_r1 import engine_of, spec_of

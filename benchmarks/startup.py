@@ -1,7 +1,7 @@
-"""What a process costs before it does anything: imports, the first model, a rollout engine.
+"""What a process costs before and after it does anything: imports, the first model, a rollout engine, and its end.
 
-A micro run of the pipeline starts some twenty stages, so a second of each is twenty. Every case is a fresh Python that says when it
-reached its end; the cases take turns.
+A micro run of the pipeline starts more than thirty, so a second of each is half a minute. Every case is a fresh Python that says when
+it reached its end; the cases take turns.
 """
 
 from __future__ import annotations
@@ -11,13 +11,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from textwrap import indent
 
 from benchmarks._bench import Bench, Benchmark
-from benchmarks._measure import Spread, ratio_of_pairs, spread, table
+from benchmarks._measure import ratio_of_pairs, spread, table
 
 MODEL = "assets/micro/base"
-HIDDEN = "from pipeline_lib.training.startup import import_model_libraries; import_model_libraries()"
+HIDDEN = "from pipeline_lib.startup import import_model_libraries; import_model_libraries()"
 PLAIN = "import deepspeed, deepspeed.runtime.zero.muon.muon_optimizer, transformers.generation.utils, transformers.modeling_utils"
+SAMPLER = (
+    "from pathlib import Path\n"
+    "from pipeline_lib.params import load_params\n"
+    "from pipeline_lib.rollout import open_generator\n"
+    f"open_generator({MODEL!r}, load_params(Path('params.yaml')).engine)"
+)
+PLAIN_SAMPLER = f"import torch, transformers.generation.utils, transformers.modeling_utils\n{SAMPLER}"
 ENGINE = (
     "from pathlib import Path\n"
     "from pipeline_lib.params import load_params\n"
@@ -32,10 +40,16 @@ CASES = {
     "a job's libraries, as its process imports them": HIDDEN,
     "the same libraries, imported plainly": PLAIN,
     "and the micro base loaded": f"{HIDDEN}\nfrom pipeline_lib.modeling import load_model; load_model({MODEL!r})",
+    "the CPU's sampler with the micro base, as a stage opens it": SAMPLER,
+    "the same sampler, its libraries imported plainly": PLAIN_SAMPLER,
     "vLLM with the micro base, eager": ENGINE.format(eager=True),
     "vLLM with the micro base, compiled": ENGINE.format(eager=False),
 }
 QUICK = ("Python", "torch", "a job's libraries, as its process imports them")
+ENDS = {
+    "as Python ends": SAMPLER,
+    "as a stage ends": "from pipeline_lib.startup import quick_end\nwith quick_end():\n" + indent(SAMPLER, "    "),
+}
 
 
 def _start(code: str, folder: Path) -> tuple[float, float]:
@@ -60,6 +74,14 @@ def _start(code: str, folder: Path) -> tuple[float, float]:
     return ended - began, used
 
 
+def _end(code: str, folder: Path) -> float:
+    """Seconds from the end of `code` to the end of its process."""
+    report = folder / "report"
+    program = f"{code}\nimport time\nopen({str(report)!r}, 'w').write(str(time.monotonic()))"
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, "OMP_NUM_THREADS": "2"}, capture_output=True, check=True)  # fmt: skip
+    return time.monotonic() - float(report.read_text(encoding="utf-8"))
+
+
 def _run(bench: Bench) -> str:
     cases = {name: CASES[name] for name in QUICK} if bench.quick else CASES
     measured: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
@@ -73,16 +95,27 @@ def _run(bench: Bench) -> str:
         for name, found in measured.items()
     ]
     text = table(["a fresh process up to", "seconds", "processor seconds"], rows)
+    ends: dict[str, list[float]] = {name: [] for name in ENDS}
+    for _ in range(bench.rounds):
+        for name, code in ENDS.items():
+            ends[name].append(_end(code, bench.folder))
+    text += "\n\n" + table(
+        ["the end of a process that sampled", "seconds"],
+        [[name, spread(seconds).show(2)] for name, seconds in ends.items()],
+    )
     return text if bench.quick else f"{text}\n\n{_saved(measured)}"
 
 
 def _saved(measured: dict[str, list[tuple[float, float]]]) -> str:
-    hidden, plain = (
-        [pair[1] for pair in measured[name]]
-        for name in ("a job's libraries, as its process imports them", "the same libraries, imported plainly")
-    )
-    ratio: Spread = ratio_of_pairs(plain, hidden)
-    return f"Imported plainly the libraries cost **{ratio.show(1)}×** the processor time."
+    pairs = (
+        ("a job's libraries", "a job's libraries, as its process imports them", "the same libraries, imported plainly"),
+        ("the sampler", "the CPU's sampler with the micro base, as a stage opens it", "the same sampler, its libraries imported plainly"),
+    )  # fmt: skip
+    said = []
+    for what, *names in pairs:
+        lean, plain = ([pair[1] for pair in measured[name]] for name in names)
+        said.append(f"{what} **{ratio_of_pairs(plain, lean).show(1)}×**")
+    return f"Imported plainly costs more processor time: {', '.join(said)}."
 
 
 BENCHMARK = Benchmark("startup", "Starting a process", _run)

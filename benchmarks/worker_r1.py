@@ -17,7 +17,7 @@ from benchmarks._work import Phases, Pipe, Turn, Work, heldout_accuracy, judging
 def main() -> None:
     """Train until told to stop."""
     pipe, work, phases = Pipe(), read_work(), Phases()
-    from pipeline_lib.training.startup import import_model_libraries
+    from pipeline_lib.startup import import_model_libraries
 
     import_model_libraries()
 

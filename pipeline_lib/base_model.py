@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pipeline_lib.errors import ConfigError, DataError
 from pipeline_lib.modeling import load_model, load_tokenizer, save_model
 from pipeline_lib.prompt_templates import chat_template
+from pipeline_lib.startup import lean_imports
 from pipeline_lib.storage.allowed import require_allowed
 
 if TYPE_CHECKING:
@@ -92,9 +93,10 @@ def _from_smollm2_package(source: str) -> tuple[PreTrainedModel, PreTrainedToken
 
 def from_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The dequantised model and the tokenizer of a GGUF file, in float32."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
+    with lean_imports():
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
 
     logging.disable_progress_bar()
     folder = str(file.parent)
@@ -112,8 +114,9 @@ def from_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def _random(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    with lean_imports():
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
 
     if not (require_allowed(Path(source)) / "config.json").is_file():
         raise DataError(f"{source}: no config.json; name a directory with a config and a tokenizer")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from pipeline_lib.errors import ConfigError, DataError, StorageError
+from pipeline_lib.startup import lean_imports
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +52,8 @@ def load_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
     Not AutoTokenizer: for a directory whose model_type is `qwen2`, transformers 5.19 ignores the saved
     tokenizer class and rebuilds Qwen's own pre-tokenizer around the vocabulary, which loses characters.
     """
-    from transformers import PreTrainedTokenizerFast
+    with lean_imports():
+        from transformers import PreTrainedTokenizerFast
 
     path = Path(path)
     if not (path / "tokenizer.json").is_file():
@@ -70,9 +72,10 @@ def load_model(path: Path | str, dtype: str = "float32") -> PreTrainedModel:
     Raises DataError when there are no weights, when they cannot be read, or when some parameter of the
     architecture is not among them (transformers would fill it with noise and only warn).
     """
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
+    with lean_imports():
+        from safetensors import SafetensorError
+        from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
 
     logging.disable_progress_bar()
     path = require_model_dir(path)

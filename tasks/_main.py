@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.errors import ConfigError, PipelineError, StorageError
+from pipeline_lib.startup import quick_end
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -74,9 +75,17 @@ def run_stage(
         parser.add_argument("item", metavar=takes_item)
     arguments = parser.parse_args()
     item: str | None = getattr(arguments, "item", None)
+    with quick_end():
+        _run_to_its_code(stage, item, body, [path.format(item=item) for path in inputs])
+
+
+def _run_to_its_code(
+    stage: str, item: str | None, body: Callable[[StageContext], None], inputs: list[str]
+) -> None:
+    """Run the stage; an error that says what is wrong becomes a line and an exit code."""
     name = stage if item is None else f"{stage}@{item}"
     try:
-        _run(stage, item, body, [path.format(item=item) for path in inputs])
+        _run(stage, item, body, inputs)
     except PipelineError as error:
         _leave(name, error.exit_code, str(error))
     except OSError as error:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.errors import GateFailed
+from pipeline_lib.startup import uncollected
 from pipeline_lib.storage.atomic import write_json
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ class Finding:
 def load_great_expectations() -> None:
     """Import Great Expectations with its usage reports off. About ten seconds, so start it early in a thread."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    import great_expectations  # noqa: F401
+    with uncollected():
+        import great_expectations  # noqa: F401
 
 
 def run_gate(stage: str, parts: Sequence[GatePart], report: Path, docs: Path) -> dict[str, int]:

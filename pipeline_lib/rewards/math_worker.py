@@ -24,6 +24,7 @@ import time
 from typing import Any
 
 from pipeline_lib.sandbox import codec
+from pipeline_lib.startup import uncollected
 
 WALL_FACTOR = 4.0
 """A comparison may wait this many times its deadline for a core."""
@@ -39,7 +40,8 @@ def main() -> None:
     """Serve until stdin closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.disable(logging.CRITICAL)
-    from pipeline_lib.rewards._algebra import judge
+    with uncollected():
+        from pipeline_lib.rewards._algebra import judge
 
     judge("1", "1")  # the grammar tables load on first use
     channel = os.dup(1)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline_lib.errors import ConfigError
 from pipeline_lib.rollout.protocol import Generator, GroupCallback, ProgressCallback, require_version
+from pipeline_lib.startup import lean_imports
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -66,7 +67,8 @@ def open_generator(model_dir: Path | str, engine: EngineParams) -> Generator:
 
     tokenizer = load_tokenizer(require_model_dir(model_dir))
     if engine.rollout == "torch":
-        from pipeline_lib.rollout.torch_generator import TorchGenerator
+        with lean_imports():
+            from pipeline_lib.rollout.torch_generator import TorchGenerator
 
         return TorchGenerator(load_model(model_dir, engine.dtype), tokenizer)
     if engine.rollout == "vllm_servers":

@@ -12,6 +12,7 @@ import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline_lib.startup import uncollected
 from pipeline_lib.tracking.locations import EXPERIMENT, artifact_root, store_dir
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def open_client(uri: str, root: Path | None = None) -> MlflowClient:
     """Return a client for `uri`; a SQLite store is created first if need be (once, under a lock, in WAL mode)."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    from mlflow.tracking import MlflowClient
+    with uncollected():
+        from mlflow.tracking import MlflowClient
 
     if not uri.startswith("sqlite:///"):
         return MlflowClient(uri, uri)

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline_lib.startup import quick_end
 from pipeline_lib.tracking.journal import Journal, journals
 from pipeline_lib.tracking.locations import journal_dir
 from pipeline_lib.tracking.spawn import LOCK
@@ -168,4 +169,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with quick_end():
+        sys.exit(main())

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipeline_lib.training.startup import import_deepspeed
+from pipeline_lib.startup import import_deepspeed
 
 if TYPE_CHECKING:
     from pipeline_lib.params import EngineParams

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from pipeline_lib.errors import PipelineError, Preempted
+from pipeline_lib.startup import quick_end
 
 if TYPE_CHECKING:
     from pipeline_lib.training.context import JobContext
@@ -41,7 +42,7 @@ def _stop_before_the_first_step(_signal: int, _frame: FrameType | None) -> None:
 
 def run(folder: Path) -> None:
     """Run the job of `folder` in this process; the working directory is the worktree."""
-    from pipeline_lib.training.startup import import_model_libraries
+    from pipeline_lib.startup import import_model_libraries
 
     import_model_libraries()
 
@@ -108,4 +109,5 @@ def _run_grpo(context: JobContext) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with quick_end():
+        main()

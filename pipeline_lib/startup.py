@@ -1,0 +1,124 @@
+"""Keeping a process's start and end short: more than thirty start in one micro run of the pipeline, most to work for a second or two.
+
+Three things cost more than the work, and none is needed:
+
+- Libraries import other installed libraries for features that nothing here uses: DeepSpeed's autotuner mlflow, its Muon
+  optimizer the whole of inductor (through a `torch.compile` decorator), transformers' generation scikit-learn and pandas, its
+  losses for pictures scipy. Python's own way to say "not installed" is None in `sys.modules`; `find_spec` and `import` honour it.
+- The garbage collector looks through what is being imported again and again. None of it is garbage.
+- At its end Python takes every module apart, with torch and transformers for two to three seconds.
+
+What each of them takes: `python -m benchmarks --only startup`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+UNUSED = ("sklearn", "scipy", "mlflow", "pandas", "accelerate", "triton", "datasets")
+"""Packages that torch, transformers and DeepSpeed would import and no stage uses through them."""
+
+
+@contextmanager
+def absent(*names: str) -> Iterator[None]:
+    """Inside, the named packages look as if they were not installed; already imported ones stay."""
+    hidden = [name for name in names if name not in sys.modules]
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for name in hidden:
+            sys.modules.pop(name, None)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Inside, the garbage collector rests: for imports, which make hundreds of thousands of objects and hardly any garbage."""
+    resting = not gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if not resting:
+            gc.enable()
+
+
+@contextmanager
+def lean_imports() -> Iterator[None]:
+    """Inside, torch and transformers are imported without what nothing here uses, and without collecting garbage."""
+    with absent(*UNUSED), uncollected():
+        yield
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Inside, `torch.compile` used as a decorator leaves the function as it is, and does not import inductor."""
+    import torch
+
+    def identity(function: Callable[..., Any] | None = None, **_: Any) -> Any:
+        return function if function is not None else lambda inner: inner
+
+    before = torch.compile
+    torch.compile = identity
+    try:
+        yield
+    finally:
+        torch.compile = before
+
+
+def import_deepspeed() -> Any:
+    """DeepSpeed, without its shared-memory op: compiling that takes minutes, and gloo does what it does."""
+    with absent("mlflow", "triton"), uncollected(), uncompiled():
+        import deepspeed
+        import deepspeed.ops.triton_ops  # deepspeed.initialize would, when triton is no longer hidden
+        import deepspeed.runtime.zero.muon.muon_optimizer
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def import_model_libraries() -> None:
+    """Import transformers and DeepSpeed without what they pull in and a job does not need."""
+    with lean_imports(), absent("gguf"):
+        import_deepspeed()
+        import transformers.generation.utils  # the package itself is lazy, and would import it when nothing is hidden
+        import transformers.modeling_utils  # noqa: F401
+
+
+@contextmanager
+def quick_end() -> Iterator[None]:
+    """What a program does goes in here; when that is over the process ends as soon as its threads and exit handlers have.
+
+    For the outermost block of a program, entered before it imports anything else: exit handlers run in reverse order, so that
+    the one that ends the process is the last. An exception other than SystemExit goes Python's own way, traceback and all.
+    """
+    codes: list[int] = []
+    atexit.register(lambda: _end_now(codes[0]) if codes else None)
+    try:
+        yield
+    except SystemExit as leaving:
+        codes.append(_code_of(leaving))
+        raise
+    codes.append(0)
+
+
+def _code_of(leaving: SystemExit) -> int:
+    """The exit code Python would end with: a text is printed, and counts as 1."""
+    if leaving.code is None:
+        return 0
+    return leaving.code if isinstance(leaving.code, int) else 1
+
+
+def _end_now(code: int) -> None:
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        return  # nobody reads any more: Python's own end says so
+    os._exit(code)
