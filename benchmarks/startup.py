@@ -48,7 +48,8 @@ CASES = {
 QUICK = ("Python", "torch", "a job's libraries, as its process imports them")
 ENDS = {
     "as Python ends": SAMPLER,
-    "as a stage ends": "from pipeline_lib.startup import quick_end\nwith quick_end():\n" + indent(SAMPLER, "    "),
+    "as a stage ends": "from pipeline_lib.startup import quick_end\nwith quick_end():\n"
+    + indent(SAMPLER, "    "),
 }
 
 
