@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export DS_ACCELERATOR ?= cpu
 WORKERS ?= 2
 # The tests of a file stay together (tests/conftest.py); the long ones begin first.
-PYTEST = $(PY) -m pytest -n $(WORKERS) --no-loadscope-reorder
+PYTEST := $(PY) -m pytest -n $(WORKERS) --no-loadscope-reorder
 
 .PHONY: help setup setup-gpu demo up down status repro test test-fast mutation check secrets audit format claims bench bench-setup test-e2e test-faults lock deps browser slurm postgres clean
 
@@ -47,12 +47,10 @@ test-e2e: setup ## small pipelines: through dvc repro, through Airflow, and unde
 	@$(PYTEST) tests/e2e tests/faults -m e2e $(ARGS)
 
 FAULTS := R1_KILLS=60 R1_FUZZ_ANSWERS=100000 R1_BIG_ROWS=1000000 R1_ROLLOUTS=10000 R1_AWAY_SECONDS=120
-# Three workers unless you say otherwise: services that are away and ranks that stand still need no processor. The longest first, one a
-# worker; behind them short ones, for a worker is given its next file with a file of one test, and waits for the long one with it. No
-# argument may hold another: pytest then puts all of them into the order of the directories.
-LONG := tests/faults/test_kill_storm.py tests/e2e/test_pipeline.py::test_dvc_repro_alone_then_nothing_to_do tests/faults/test_big_problem_set.py \
-  tests/security/test_audit.py tests/security/test_verifier_fuzz.py
-test-faults: WORKERS = 3
+# The longest first, one a worker; behind the first a short one, for a worker is given its next file with a file of one test. No argument
+# may hold another: pytest then puts all of them into the order of the directories.
+LONG := tests/faults/test_kill_storm.py tests/e2e/test_pipeline.py::test_dvc_repro_alone_then_nothing_to_do tests/security/test_audit.py \
+  tests/faults/test_big_problem_set.py tests/security/test_verifier_fuzz.py
 test-faults: setup ## the long version of the fault and attack tests: 60 kills, 100,000 hostile answers, a million problems, services away for two minutes
 	@$(FAULTS) $(PYTEST) $(LONG) $(filter-out $(LONG),$(wildcard tests/faults/test_*.py tests/security/test_*.py)) $(ARGS)
 

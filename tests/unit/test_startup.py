@@ -58,7 +58,7 @@ def test_the_job_really_ran_with_its_libraries(imported):
     assert {"torch", "transformers", "deepspeed"} <= set(imported["after the last step"])
 
 
-@pytest.mark.parametrize("package", UNUSED)
+@pytest.mark.parametrize("package", [*UNUSED, "gguf"])
 def test_a_job_runs_without_a_package_it_does_not_use(imported, package):
     """pandas up to the last step only: pyarrow itself asks for it while it writes the sample table."""
     if find_spec(package) is None:
