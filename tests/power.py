@@ -13,7 +13,8 @@ def cut_power(mine: Callable[[psutil.Process], bool]) -> list[str]:
     """Stop every process that `mine` says yes to, kill them all; return their command lines.
 
     They are looked for until a look finds no new one: one that was being started when its parent was stopped is found by
-    the next. One that ends by itself under the look (a poller's `squeue`) is nobody's loss.
+    the next. They are not waited for (`psutil.wait_procs`): the exit code of a test's own child is for its Popen to fetch.
+    One that ends by itself under the look (a poller's `squeue`) is nobody's loss.
     """
     stopped: dict[int, tuple[psutil.Process, str]] = {}
     while found := [
@@ -30,9 +31,7 @@ def cut_power(mine: Callable[[psutil.Process], bool]) -> list[str]:
         _is(process, lambda left: left.status() != psutil.STATUS_ZOMBIE) for process, _ in stopped.values()
     ):
         assert time.monotonic() < deadline, "killed, and still there"
-        time.sleep(
-            0.05
-        )  # not psutil.wait_procs: the exit code of a test's own child is for its Popen to fetch
+        time.sleep(0.05)
     return [command for _, command in stopped.values()]
 
 
