@@ -236,12 +236,14 @@ class StageOperator(BaseOperator):
         try:
             if result.how is How.COMPUTED and written is not None:
                 self.mlflow_url = server.run_page(*written)
-            elif result.how is not How.COMPUTED and (page := server.find_restored(worktree, self.address)):
+            elif result.how is not How.COMPUTED:
+                page = server.find_restored(worktree, self.address)
+                if page is None:
+                    self.log.warning("the MLflow link stays a search: no run has written these outputs")
+                    return
                 self.mlflow_url = page
                 self.log.info("computed earlier: %s", page)
-                if links.is_gate(
-                    self.stage
-                ):  # its Data Docs are where it was computed, and with its MLflow run
+                if links.is_gate(self.stage):  # its Data Docs are where it was computed, with its run
                     self.data_docs_url = f"{page}/artifacts"
         except links.MlflowUnreachable as error:
             self.log.warning("the MLflow link stays a search: %s", error)

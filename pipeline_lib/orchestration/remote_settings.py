@@ -5,11 +5,10 @@ from __future__ import annotations
 import configparser
 import os
 import re
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 from pipeline_lib.errors import ConfigError
+from pipeline_lib.orchestration.programs import command_of
 
 REMOTE_ENV = "R1_REMOTE"
 """Environment variable: s3://bucket/prefix. Endpoint and credentials are the usual AWS_* variables."""
@@ -48,6 +47,4 @@ def add_remote(config: configparser.ConfigParser) -> None:
 
 def remote_command(verb: str, *arguments: str) -> list[str]:
     """The command line of `pipeline_lib.orchestration.remote`, of this checkout wherever it runs."""
-    root = Path(__file__).resolve().parents[2]
-    program = f"import sys; sys.path.insert(0, {str(root)!r}); from pipeline_lib.orchestration.remote import main; main()"
-    return [sys.executable, "-P", "-c", program, verb, *arguments]
+    return command_of("pipeline_lib.orchestration.remote", verb, *arguments)

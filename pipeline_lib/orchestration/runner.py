@@ -1,6 +1,6 @@
 """Run one DVC stage in a run's worktree, in a process group of its own (design §3).
 
-`dvc --wait-for-lock repro --single-item <stage>`: lines are handed on as they come, the group is
+`dvc --wait-for-lock repro --single-item <stage>` (as `dvc_program` is dvc): lines are handed on as they come, the group is
 stopped as a whole, and the stage's own exit code is found again (DVC answers 255 whatever it was).
 A killed dvc orphans its command and the next repro would start a second copy: so a new attempt
 first stops whatever an earlier one left behind, and a watchdog stops the group if we are killed.
@@ -24,6 +24,7 @@ from pipeline_lib.errors import EXIT_BAD_INPUT, EXIT_GATE_FAILED, EXIT_PREEMPTED
 from pipeline_lib.orchestration import dvc_locks, processes
 from pipeline_lib.orchestration.dvc_output import How, Output
 from pipeline_lib.orchestration.integrity import differing_outputs, remove_output
+from pipeline_lib.orchestration.programs import command_of
 from pipeline_lib.orchestration.redaction import Redactor
 from pipeline_lib.orchestration.remote_settings import ERROR_MARK, LOGS_ENV, REMOTE_ENV, remote_command
 from pipeline_lib.storage.allowed import ALLOWED, of_a_run
@@ -202,7 +203,10 @@ class StageRun:
         dvc_locks.mend(self._worktree, on_line)
         started = time.monotonic()
         # Where the services share the machine, they must go on answering.
-        dvc = ["nice", "-n", "5", sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item"]
+        repro = command_of(
+            "pipeline_lib.orchestration.dvc_program", "--wait-for-lock", "repro", "--single-item"
+        )
+        dvc = ["nice", "-n", "5", *repro]
         for pause_s in itertools.chain(BUSY_PAUSES_S, itertools.repeat(BUSY_PAUSES_S[-1])):
             output = Output(self._address, on_line, self._redact)
             code = self._follow([*dvc, self._address], output)

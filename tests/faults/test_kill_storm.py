@@ -111,7 +111,7 @@ def _kind(command: str) -> str:
     """What a process is, by its command line."""
     for kind, sign in (
         ("stage", "-m tasks."),
-        ("dvc", "-m dvc"),
+        ("dvc", "orchestration.dvc_program"),
         ("rank", "training.job"),
         ("shipper", "tracking"),
         ("verifier", "math_worker"),
