@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from itertools import accumulate
 
 from pipeline_lib.rewards.math_pool import Comparison, MathPool
 from pipeline_lib.rewards.numbers import parse_number
@@ -21,6 +22,9 @@ from pipeline_lib.rewards.registry import RewardPart, Sample
 from pipeline_lib.types import Outcome, Verdict
 
 MAX_ANSWER_CHARS = 2_000
+MAX_NESTING = 10
+"""Brackets within brackets, or exponents upon exponents, of an answer to an expected formula that has no more itself. An honest one has five; a
+parser's time grows with them as a power (15 pairs of braces: 11 s), and a time-out would be masked."""
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _FUNCTIONS = frozenset(
     [
@@ -74,6 +78,11 @@ _MATH_MARK = re.compile(r"[\\^_=+*/<>|()\[\]{}0-9-]")
 _NAME_BEFORE = re.compile(r"\s*[A-Za-z](?:\([a-z]\))?\s*=")
 
 
+_BRACKETS = {"{": 1, "(": 1, "[": 1, "}": -1, ")": -1, "]": -1}
+_TOWER = re.compile(r"(?:[\^_]\s*(?:\\[A-Za-z]+|[^\s{}()\[\]^_\\])\s*)+")
+"""`^a^b`, `_a^b`: one upon another without a bracket."""
+
+
 _LETTER = re.compile(r"(?<![\\A-Za-z])(?<!\\mathbb\{)[A-Za-z](?![A-Za-z])|\\[A-Za-z]+")
 _LETTERS = "kmnpqrstuvwxyzabcfghjl"
 
@@ -124,6 +133,8 @@ def judge_quickly(expected: str, answer: str) -> Verdict | Question:
         if "=" in given:
             # math-verify would take either side of `3 = 4`: an answer may not hedge.
             return Verdict(Outcome.WRONG, answer, detail="an equation where one expression is expected")
+    if (deep := _nesting(given)) > max(MAX_NESTING, _nesting(gold)):
+        return Verdict(Outcome.WRONG, answer, detail=f"nested {deep} deep")
     question = _cases_apart(gold, given)
     return question or Verdict(Outcome.WRONG, answer, detail="too many letters")
 
@@ -186,6 +197,13 @@ def _cases_apart(gold: str, given: str) -> Question | None:
         name: f" {letter}" if name[0] == "\\" else letter for name, letter in zip(doubled, free, strict=False)
     }
     return Question(*(_LETTER.sub(lambda m: letters.get(m[0], m[0]), text) for text in (gold, given)))
+
+
+def _nesting(text: str) -> int:
+    """How deep brackets stand in brackets, closed or not, or the height of the highest tower of exponents and indices."""
+    steps = (_BRACKETS.get(char, 0) for char in text)
+    depths = accumulate(steps, lambda depth, step: max(0, depth + step), initial=0)
+    return max((*depths, *(match[0].count("^") + match[0].count("_") for match in _TOWER.finditer(text))))
 
 
 def _bare(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -127,6 +127,29 @@ def test_evidence_says_what_was_wrong_with_an_answer() -> None:
     assert _quickly("6", "seven").detail == "not a number"
     assert _quickly("x^2", "the square").detail == "words where mathematics is expected"
     assert _quickly("x^2+1", "x = y = 1").detail == "an equation where one expression is expected"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda deep: "{" * deep + "1" + "}" * deep,
+        lambda deep: "([" * (deep // 2) + "(" * (deep % 2) + "x",
+        lambda deep: "x" + "^x" * deep,
+        lambda deep: "x_{1}+2" + "_ y^ \\alpha" * (deep // 2) + "^1" * (deep % 2),
+        lambda deep: "\\frac{1}{1+" * deep + "x" + "}" * deep,
+        lambda deep: ")]}" * 9 + "(" * deep,
+        lambda deep: "()" * 40 + "x^2+x^3" * 40 + "(" * deep,
+    ],
+)
+def test_what_is_nested_deeper_than_any_honest_answer_is_wrong(make: Callable[[int], str]) -> None:
+    """A parser would take seconds or for ever, and what it does not end in time is masked."""
+    assert isinstance(judge_quickly("x^2+1", make(10)), Question)
+    assert _quickly("x^2+1", make(11)).outcome is Outcome.WRONG
+    assert _quickly("x^2+1", make(11)).detail == "nested 11 deep"
+    assert _quickly("x^2+1", make(150)).detail == "nested 150 deep"
+    gold = "((" * 7 + "x" + "))" * 7
+    assert isinstance(judge_quickly(gold, make(14)), Question)
+    assert _quickly(gold, make(15)).detail == "nested 15 deep"
 
 
 def test_dollars_and_names_are_taken_off_before_algebra() -> None:
