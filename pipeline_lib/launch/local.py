@@ -17,13 +17,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from pipeline_lib.errors import EXIT_BAD_INPUT, EXIT_PREEMPTED
+from pipeline_lib.launch import lean
 from pipeline_lib.launch.base import PREEMPTED, Status
 from pipeline_lib.launch.job import LOG, Job, LogReader, log_tail
 
@@ -133,14 +133,14 @@ def command(job: Job) -> list[str]:
     """The command line that starts every rank."""
     if job.ranks == 1:
         return list(job.program)
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", str(job.ranks)]
-    port = str(_free_port())
     return [
-        *launcher,
+        *lean.through(lean.RUNNER),
+        "--num_accelerators",
+        str(job.ranks),
         "--master_addr",
         "127.0.0.1",
         "--master_port",
-        port,
+        str(_free_port()),
         "--module",
         job.module,
         str(job.folder),

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipeline_lib.launch import lean
 from tests.faults.jobs import outputs
 from tests.faults.launched import beat, end, pid_of, processes_in, start, wait_for_checkpoint, world_with
 from tests.unit.training.tiny import grpo_spec
@@ -46,8 +47,8 @@ def _above(rank: int) -> dict[str, int]:
     found = {}
     for parent in psutil.Process(rank).parents():
         words = parent.cmdline()
-        found |= {module: parent.pid for module in (RUNNER, LAUNCH) if module in words}
-    assert set(found) == {RUNNER, LAUNCH}
+        found |= {module: parent.pid for module in (RUNNER, LAUNCH) if {module, lean.__name__} <= set(words)}
+    assert set(found) == {RUNNER, LAUNCH}, "DeepSpeed's own, started lean"
     return found
 
 

@@ -138,6 +138,7 @@ def test_evidence_says_what_was_wrong_with_an_answer() -> None:
         lambda deep: "x_{1}+2" + "_ y^ \\alpha" * (deep // 2) + "^1" * (deep % 2),
         lambda deep: "\\frac{1}{1+" * deep + "x" + "}" * deep,
         lambda deep: ")]}" * 9 + "(" * deep,
+        lambda deep: "[[][[]" + "(()" + "{{}" + "[" * (deep - 4),
         lambda deep: "()" * 40 + "x^2+x^3" * 40 + "(" * deep,
     ],
 )
