@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.errors import ConfigError, PipelineError, StorageError
-from pipeline_lib.startup import quick_end
+from pipeline_lib.startup import quick_end, wait_briefly
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -75,6 +75,7 @@ def run_stage(
         parser.add_argument("item", metavar=takes_item)
     arguments = parser.parse_args()
     item: str | None = getattr(arguments, "item", None)
+    wait_briefly()
     with quick_end():
         _run_to_its_code(stage, item, body, [path.format(item=item) for path in inputs])
 

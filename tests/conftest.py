@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from pipeline_lib.startup import wait_briefly
 from tests.clones import COMMIT, ROOT, fresh_clone, run
+
+wait_briefly()  # the tests' own processes share the cores, too
 
 SERVICES = {"test_airflow_runs.py", "test_browser_trigger.py", "test_trigger_form.py"}
 """Files whose tests share one set of running services (tests/integration/conftest.py)."""

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from pipeline_lib.errors import PipelineError, Preempted
-from pipeline_lib.startup import quick_end
+from pipeline_lib.startup import quick_end, wait_briefly
 
 if TYPE_CHECKING:
     from pipeline_lib.training.context import JobContext
@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--local_rank", type=int, default=0, help="set by the DeepSpeed launcher")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, _stop_before_the_first_step)
+    wait_briefly()
     try:
         run(arguments.folder.resolve())
     except PipelineError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_lib.startup import UNUSED, absent, uncollected
+from pipeline_lib.startup import SPINS, UNUSED, absent, uncollected
 from tests.unit.training.tiny import build_world, grpo_spec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -187,3 +187,27 @@ def test_a_reader_that_is_gone_is_no_success():
     process.stdout = None
     process.communicate(timeout=60)
     assert process.returncode == 120
+
+
+STAGE = "from tasks import _main; _main._run_to_its_code = lambda *_: __import__('torch'); _main.run_stage('none', main)"
+PROGRAMS = {
+    "stage": ["-c", f"def main(): ...\n{STAGE}"],
+    "job": ["-m", "pipeline_lib.training.job", "no-such-job"],
+}
+"""Up to where torch, with its OpenMP, is loaded."""
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize(
+    ("own", "spins"), [({}, SPINS), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")]
+)
+def test_openmp_is_told_to_wait_briefly_unless_somebody_chose(program, own, spins, tmp_path):
+    """What OpenMP itself says that it does."""
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    }
+    environment |= {"OMP_DISPLAY_ENV": "VERBOSE", "PYTHONPATH": str(ROOT), **own}
+    done = subprocess.run(
+        [sys.executable, *PROGRAMS[program]], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )  # fmt: skip
+    assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
