@@ -32,7 +32,8 @@ MINUTES = {"prepare_problems": 7.2, "validate_problems": 4.4}
 clock, `make bench ARGS='--only big'`). By the clock a stage takes as long as other test workers let it. Below a million rows the start of a stage
 weighs too much to say anything."""
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+"""What a stage may cost is MINUTES; the limit of a test is there for one that hangs."""
 
 
 @pytest.fixture(scope="module")
