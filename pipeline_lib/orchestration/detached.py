@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline_lib.orchestration.dvc_output import How
+from pipeline_lib.orchestration.programs import ROOT
 from pipeline_lib.orchestration.runner import StageFailed, StageResult, inherited_environment
 from pipeline_lib.storage.atomic import write_json
 
@@ -34,7 +35,7 @@ REPEATED_S = 10.0
 """A new reader of a log begins this long before the last line that the one before it is known to have passed on."""
 
 _CHUNK = 1 << 20
-_SOURCE = str(Path(__file__).resolve().parents[2])
+_SOURCE = str(ROOT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ SAMPLES = 4
 MEMORY_MIB = 1500
 """Of the stage and its verifiers, whatever the number of rollouts."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.slow
 
 
 def _folder(path: Path) -> Path:

@@ -21,6 +21,7 @@ STAGES = 60
 
 @pytest.fixture
 def patched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our functions in dvc's places, until the test ends."""
     monkeypatch.setattr(_common, "_dump_data", _common._dump_data)
     monkeypatch.setattr(_yaml, "parse_yaml_for_update", _yaml.parse_yaml_for_update)
     dvc_program.whole_files()
@@ -45,15 +46,13 @@ def _record(path: Path, name: str, size: int) -> None:
         data["stages"][name]["outs"][0]["size"] = size
 
 
-def test_the_file_is_what_dvc_alone_would_write(tmp_path, monkeypatch):
+def test_the_file_is_what_dvc_alone_would_write(tmp_path, request):
     path = _lock(tmp_path)
     before = path.read_bytes()
     _record(path, "s3", 4)
     alone = path.read_bytes()
     path.write_bytes(before)
-    monkeypatch.setattr(_common, "_dump_data", _common._dump_data)
-    monkeypatch.setattr(_yaml, "parse_yaml_for_update", _yaml.parse_yaml_for_update)
-    dvc_program.whole_files()
+    request.getfixturevalue("patched")
     _record(path, "s3", 4)
     assert path.read_bytes() == alone != before
 
