@@ -21,8 +21,8 @@ _TIMEOUT_S = 30.0
 _PATIENCE_S = 180.0
 """How long a question is asked again while there is no answer: on two cores that train, Airflow can be slow."""
 
-_TRIGGER_PAUSES_S = (0.0, 0.5, 1.0, 2.0, 4.0)
-"""Before each attempt to start a run: SQLite refuses one of two that read, then write, at the same moment ("locked")."""
+_DATABASE_PAUSES_S = (0.0, 0.5, 1.0, 2.0, 4.0)
+"""Before each attempt at what may be said twice: SQLite refuses one of two that read, then write, at the same moment ("locked")."""
 
 
 class AirflowRefused(PipelineError):
@@ -99,15 +99,8 @@ class AirflowApi:
         body: dict[str, Any] = {"conf": dict(form), "logical_date": None}
         if run_id:
             body["dag_run_id"] = run_id
-        for pause_s in _TRIGGER_PAUSES_S if run_id else (0.0,):
-            time.sleep(pause_s)
-            try:
-                return str(self.call("POST", f"/dags/{quote(dag_id)}/dagRuns", body)["dag_run_id"])
-            except AirflowRefused as refusal:
-                if refusal.status != 500:
-                    raise
-                refused = refusal
-        raise refused
+        made = self.call("POST", f"/dags/{quote(dag_id)}/dagRuns", body, again=bool(run_id))
+        return str(made["dag_run_id"])
 
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
         """Return a DAG run: `state` is queued, running, success or failed."""
@@ -137,9 +130,18 @@ class AirflowApi:
         return self.call("GET", path)
 
     def call(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, below: str = "/api/v2"
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        below: str = "/api/v2",
+        *,
+        again: bool | None = None,
     ) -> Any:
         """Call the API and return the parsed answer.
+
+        Args:
+            again: Whether it may be said twice, and so is where Airflow's database fails. By default GET and PATCH may.
 
         Raises:
             AirflowRefused: No answer, or an error, with what Airflow says about it.
@@ -147,7 +149,17 @@ class AirflowApi:
         if self._token is None:
             self._token = self._new_token()
         headers = {"Authorization": f"Bearer {self._token}", **_JSON}
-        return self._send(method, f"{self.address}{below}{path}", body, headers)
+        if again is None:
+            again = method in ("GET", "PATCH")
+        for pause_s in _DATABASE_PAUSES_S if again else (0.0,):
+            time.sleep(pause_s)
+            try:
+                return self._send(method, f"{self.address}{below}{path}", body, headers)
+            except AirflowRefused as refusal:
+                if refusal.status != 500:
+                    raise
+                refused = refusal
+        raise refused
 
     def _new_token(self) -> str:
         where = f"{self.address}/auth/token"

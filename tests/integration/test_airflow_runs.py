@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -258,9 +259,16 @@ def test_a_rejected_promotion_registers_nothing_and_still_ends_the_run(finished)
     path = "/dags/deepseek_r1/dagRuns/rejected/taskInstances/approve_promotion/-1/hitlDetails"
     finished.wait_for_state("rejected", "approve_promotion", "awaiting_input")
     assert finished.instances("rejected")["register_models"]["state"] is None
-    # Airflow 3.3.2 fails a task that is answered before its scheduler has heard that the waiting part ended (a second or two; seen on
-    # an idle machine: "reported ... finished with state success, but the task instance's state attribute is queued"). People are slower.
-    time.sleep(5)
+    # Airflow 3.3.2 fails a task that is answered before its scheduler has heard that the waiting part ended ("reported ... finished with
+    # state success, but the task instance's state attribute is queued"): a second or two later, on a busy machine six. People are slower.
+    log = finished.root / ".run" / "logs" / "airflow-scheduler.log"
+    heard = re.compile(
+        r"Received executor event with state success .*task_id='approve_promotion', run_id='rejected'"
+    )
+    deadline = time.monotonic() + 120
+    while not heard.search(log.read_text(encoding="utf-8", errors="replace")):
+        assert time.monotonic() < deadline, "the scheduler did not hear of it"
+        time.sleep(0.5)
     finished.api.call("PATCH", path, {"chosen_options": ["Reject"], "params_input": {}})
     finished.wait({"rejected": "deepseek_r1"})
     states = {name: instance["state"] for name, instance in finished.instances("rejected").items()}

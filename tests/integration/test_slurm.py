@@ -582,7 +582,12 @@ def test_everything_above_a_queued_job_dies_at_once_and_a_retry_ends_with_the_sa
         why=lambda: detached.log_path(root, "train_r1_zero").read_text()[-3000:],
     )
     commands = "\n".join(cut_power(lambda process: _is_above_the_queue(process, root)))
-    for victim in ("orchestration.supervise", "orchestration/processes.py", "-m dvc", "fit.py"):
+    for victim in (
+        "orchestration.supervise",
+        "orchestration/processes.py",
+        "orchestration.dvc_program",
+        "fit.py",
+    ):
         assert victim in commands, victim
 
     if not goes_on:

@@ -21,6 +21,9 @@ class _Answers(BaseHTTPRequestHandler):
     def do_GET(self) -> None:  # the token
         self._send(200, {"access_token": "t"})
 
+    def do_PATCH(self) -> None:
+        self.do_POST()
+
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append(body)
@@ -47,7 +50,7 @@ class _Server(HTTPServer):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Server]:
-    monkeypatch.setattr(airflow_api, "_TRIGGER_PAUSES_S", (0.0, 0.01, 0.01))
+    monkeypatch.setattr(airflow_api, "_DATABASE_PAUSES_S", (0.0, 0.01, 0.01))
     with _Server() as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield running
@@ -71,6 +74,16 @@ def test_a_refusal_stays_one(server, codes, status):
         _api(server).trigger("d", {}, "one")
     assert refusal.value.status == status
     assert len(server.asked) == len(codes)
+
+
+def test_what_may_be_said_twice_is_where_the_database_fails(server):
+    server.codes = [500, 500, 200]
+    assert _api(server).call("PATCH", "/dags/d", {"state": "failed"}) == {"state": "failed"}
+    assert server.asked == [{"state": "failed"}] * 3
+    server.codes = [500, 200]
+    with pytest.raises(AirflowRefused, match="500"):
+        _api(server).call("POST", "/pools", {"name": "one"})
+    assert server.codes == [200], "a second pool would be another"
 
 
 def test_a_run_without_a_name_is_asked_for_once(server):
