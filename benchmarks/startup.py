@@ -42,6 +42,8 @@ CASES = {
     "and the micro base loaded": f"{HIDDEN}\nfrom pipeline_lib.modeling import load_model; load_model({MODEL!r})",
     "the CPU's sampler with the micro base, as a stage opens it": SAMPLER,
     "the same sampler, its libraries imported plainly": PLAIN_SAMPLER,
+    "a gate's library, as its stage imports it": "from pipeline_lib.quality.gate import load_great_expectations; load_great_expectations()",
+    "the same library, imported plainly": "import great_expectations",
     "vLLM with the micro base, eager": ENGINE.format(eager=True),
     "vLLM with the micro base, compiled": ENGINE.format(eager=False),
 }

@@ -7,6 +7,7 @@ Three things cost more than the work, and none is needed:
 - Libraries import other installed libraries for features that nothing here uses: DeepSpeed's autotuner mlflow, its Muon
   optimizer the whole of inductor (through a `torch.compile` decorator), transformers' generation scikit-learn and pandas, its
   losses for pictures scipy. Python's own way to say "not installed" is None in `sys.modules`; `find_spec` and `import` honour it.
+  What a library cannot do without, but only uses in a corner of its own, `deferred` imports when that is used.
 - The garbage collector looks through what is being imported again and again. None of it is garbage.
 - At its end Python takes every module apart, with torch and transformers for two to three seconds.
 
@@ -19,8 +20,10 @@ import atexit
 import gc
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import LazyLoader
 from typing import Any
 
 UNUSED = ("sklearn", "scipy", "mlflow", "pandas", "accelerate", "triton", "datasets")
@@ -51,6 +54,34 @@ def absent(*names: str) -> Iterator[None]:
     finally:
         for name in hidden:
             sys.modules.pop(name, None)
+
+
+class _Deferring:
+    """A finder whose modules run their code when something of theirs is first asked for (`importlib.util.LazyLoader`)."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: Any = None
+    ) -> ModuleSpec | None:
+        """Of a named module alone; the other finders know the rest."""
+        spec = PathFinder.find_spec(name, path, target) if name in self.names else None
+        if spec is None or spec.loader is None:
+            return None
+        spec.loader = LazyLoader(spec.loader)
+        return spec
+
+
+@contextmanager
+def deferred(*names: str) -> Iterator[None]:
+    """Modules first imported inside are loaded when they are first used, be that after this block; unknown names are not found, as ever."""
+    finder = _Deferring(names)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.errors import GateFailed
-from pipeline_lib.startup import uncollected
+from pipeline_lib.startup import deferred, uncollected
 from pipeline_lib.storage.atomic import write_json
 
 if TYPE_CHECKING:
@@ -75,9 +75,12 @@ class Finding:
 
 
 def load_great_expectations() -> None:
-    """Import Great Expectations with its usage reports off. About ten seconds, so start it early in a thread."""
+    """Import Great Expectations with its usage reports off. It takes seconds, so start it early in a thread.
+
+    One of its expectations draws a picture (altair) and compares distributions (scipy); no suite here has it.
+    """
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    with uncollected():
+    with uncollected(), deferred("altair", "scipy.stats"):
         import great_expectations  # noqa: F401
 
 

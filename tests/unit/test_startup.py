@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_lib.startup import SPINS, UNUSED, absent, uncollected
+from pipeline_lib.startup import SPINS, UNUSED, absent, deferred, uncollected
 from tests.unit.training.tiny import build_world, grpo_spec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,6 +105,63 @@ def test_a_stage_that_samples_imports_nothing_it_does_not_use():
     packages = set(done.stdout.split())
     assert {"torch", "transformers"} <= packages
     assert packages.isdisjoint(UNUSED)
+
+
+def test_a_deferred_module_is_loaded_when_it_is_used(tmp_path, monkeypatch):
+    (tmp_path / "late.py").write_text("import builtins\nbuiltins.late_ran = True\nANSWER = 42\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    finders = list(sys.meta_path)
+    with deferred("late", "no_such_module"):
+        import late
+
+        with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+            import no_such_module  # noqa: F401
+    assert sys.meta_path == finders
+    import builtins
+
+    assert not hasattr(builtins, "late_ran")
+    assert late.ANSWER == 42
+    assert builtins.late_ran
+    del sys.modules["late"], builtins.late_ran
+
+
+GATE = """
+import sys
+from pathlib import Path
+from pipeline_lib.quality.gate import GatePart, load_great_expectations, run_gate
+
+load_great_expectations()
+import great_expectations.expectations as gxe
+import pandas as pd
+
+def check(name, expectation):
+    frame = pd.DataFrame({"number": [0, 1, 2], "kind": ["a", "b", "b"]})
+    run_gate(name, [GatePart("rows", frame, [expectation])], Path(f"{name}.json"), Path(f"docs_{name}"))
+    print(*(part for part in ("altair.vegalite", "scipy.stats._stats_py") if part in sys.modules))
+
+check("usual", gxe.ExpectColumnValuesToBeInSet(column="kind", value_set=["a", "b"]))
+wanted = {"values": ["a", "b"], "weights": [0.3, 0.7]}
+check("rare", gxe.ExpectColumnKLDivergenceToBeLessThan(column="kind", partition_object=wanted, threshold=0.1))
+"""
+
+
+def test_a_gate_does_not_load_what_its_expectations_do_not_use_and_an_expectation_that_does_finds_it(
+    tmp_path,
+):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", GATE],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["", "altair.vegalite scipy.stats._stats_py"]
+    for name in ("usual", "rare"):
+        assert json.loads((tmp_path / f"{name}.json").read_text())["success"]
+        assert list((tmp_path / f"docs_{name}").rglob("*.html"))
 
 
 @pytest.mark.parametrize("collecting", [True, False])
