@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -105,7 +106,8 @@ def up(root: Path, say: Say = print, kind: Kind = Kind.DEMO) -> Stack:
         begun = time.monotonic()
         started: list[Started] = []
         try:
-            stack = _start_all(root, kind, started, say)
+            with _alone(say):
+                stack = _start_all(root, kind, started, say)
         except BaseException:
             _stop(root, Stack(kind, {}, tuple(started), boot_id()))
             raise
@@ -275,3 +277,19 @@ def _locked(root: Path) -> Iterator[None]:
     with (root / ".run" / "services.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def _alone(say: Say) -> Iterator[None]:
+    """Of one user's checkouts one at a time starts services: a port that was found free is taken only when its service listens."""
+    file = Path(tempfile.gettempdir()) / f"r1-services-{os.getuid()}.lock"
+    lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another checkout is starting its services: waiting until it has its ports")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)

@@ -7,7 +7,9 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,37 @@ def test_a_taken_port_is_replaced():
         taken.listen()
         port = taken.getsockname()[1]
         assert stack._free_port(port) not in (0, port)
+
+
+def test_two_checkouts_that_start_at_once_get_ports_of_their_own(tmp_path, monkeypatch):
+    """A service listens some seconds after its port was chosen; the other checkout must not find it free until then."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        preferred = probe.getsockname()[1]
+    listening, said = [], []
+
+    def start_all(root, kind, started, say):
+        port = stack._free_port(preferred)
+        time.sleep(0.3)
+        service = socket.socket()
+        listening.append(service)
+        service.bind(("127.0.0.1", port))
+        service.listen()
+        ports = dict.fromkeys(PORTS, port)
+        return stack.Stack(kind, ports, (), stack.boot_id())
+
+    monkeypatch.setattr(stack, "_start_all", start_all)
+    for name in ("one", "other"):
+        (tmp_path / name / ".run").mkdir(parents=True)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            stacks = list(pool.map(lambda name: stack.up(tmp_path / name, said.append), ("one", "other")))
+    finally:
+        for service in listening:
+            service.close()
+    assert len({found.ports["mlflow"] for found in stacks}) == 2
+    assert "another checkout is starting its services: waiting until it has its ports" in said
 
 
 def test_down_stops_also_what_left_its_session(root):
