@@ -7,27 +7,23 @@ bad row gets a value that its expectation refuses.
 
 from __future__ import annotations
 
-import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from pipeline_lib.data.decontamination import BenchmarkIndex
+from pipeline_lib.quality.reverify import Row, draw, judge_references, judge_truths, text, verify
 from pipeline_lib.rewards.behaviour import language_share, repetition_share
 from pipeline_lib.rewards.combine import Scorer
 from pipeline_lib.rewards.numbers import parse_number
-from pipeline_lib.rewards.response import ANSWER, END_ANSWER, END_THINK, THINK, is_well_formed, thought_of
-from pipeline_lib.types import Domain, Outcome, Problem
+from pipeline_lib.rewards.response import is_well_formed, thought_of
+from pipeline_lib.types import Domain, Problem
 
-Row = dict[str, Any]
-"""A row of a file by column; `number` is its number in the file, from 0."""
 Take = Callable[[Sequence[int]], list[Row]]
 
 _NUMERIC_MAJORITY = 0.9
 """From this share of numbers on, a source's math answers are all expected to be numbers."""
 _FORMS = (None, "number", "math", "text", "missing")
-_SEED = 0
-"""Which rows are verified again must not change between two runs of the same data."""
 
 
 class Evidence(Protocol):
@@ -86,8 +82,8 @@ class ProblemEvidence:
     def verify(self, take: Take) -> None:
         """Verify ground truths, run reference solutions."""
         with Scorer() as scorer:
-            self._verified.update(_judge_truths(scorer, take(_draw(self._truths, self._reverify))))
-            self._verified.update(_judge_references(scorer, take(_draw(self._programs, self._reverify))))
+            self._verified.update(judge_truths(scorer, take(draw(self._truths, self._reverify))))
+            self._verified.update(judge_references(scorer, take(draw(self._programs, self._reverify))))
 
     def judge(self, rows: Sequence[Row]) -> None:
         """See the class."""
@@ -101,8 +97,8 @@ class ProblemEvidence:
                 if form in ("text", "math") and (row["source"], row["category"]) in numeric_sources
                 else form
             )
-            row["prompt_chars"] = len(_text(row, "prompt"))
-            row["target_language_share"] = language_share(_text(row, "prompt"), self._language)
+            row["prompt_chars"] = len(text(row, "prompt"))
+            row["target_language_share"] = language_share(text(row, "prompt"), self._language)
             row["domain_share"] = self._domains.of(row["domain"])
             row["benchmark_overlap"] = _overlap(row, self._index)
             row["answer_parses"] = row["reference_verdict"] = row["failed_test"] = None
@@ -139,12 +135,12 @@ class SampleEvidence:
 
     def verify(self, take: Take) -> None:
         """Compute verdicts again."""
-        known = take(_draw(self._known, self._reverify))
+        known = take(draw(self._known, self._reverify))
         with Scorer() as scorer:
-            outcomes = _verify(
+            outcomes = verify(
                 scorer,
                 [self._problems[row["problem_id"]] for row in known],
-                [_text(row, "response") for row in known],
+                [text(row, "response") for row in known],
             )
         for row, (outcome, _) in zip(known, outcomes, strict=True):
             self._verified[row["number"]] = outcome
@@ -152,7 +148,7 @@ class SampleEvidence:
     def judge(self, rows: Sequence[Row]) -> None:
         """See the class."""
         for row in rows:
-            response = _text(row, "response")
+            response = text(row, "response")
             problem = self._problems.get(row["problem_id"])
             row["prompt_matches"] = problem is not None and problem.prompt == row["prompt"]
             row["well_formed"] = is_well_formed(response)
@@ -184,7 +180,7 @@ class PreferenceEvidence:
     def judge(self, rows: Sequence[Row]) -> None:
         """See the class."""
         for row in rows:
-            chosen, rejected = _text(row, "chosen"), _text(row, "rejected")
+            chosen, rejected = text(row, "chosen"), text(row, "rejected")
             row["differ"] = chosen.strip() != rejected.strip()
             opposite = (row["prompt"], row["rejected"], row["chosen"])
             row["contradicts"] = self._judged.get(opposite) if row["differ"] else None
@@ -217,7 +213,7 @@ class SafetyEvidence:
             row["contradicts"] = None
             if isinstance(row["safe"], bool):
                 row["contradicts"] = self._judged.get((row["prompt"], row["response"], not row["safe"]))
-            row["response_chars"] = len(_text(row, "response"))
+            row["response_chars"] = len(text(row, "response"))
             row["benchmark_overlap"] = _overlap(row, self._index)
             row["class_share"] = self._classes.of(row["safe"])
 
@@ -241,15 +237,11 @@ class _Shares:
         return self._shares[value]
 
 
-def _text(row: Row, name: str) -> str:
-    return row[name] if isinstance(row[name], str) else ""
-
-
 def _overlap(row: Row, index: BenchmarkIndex | None) -> str | None:
     """Which benchmark question the row holds, and the words in common."""
     if index is None:
         return None
-    found = index.find(str(row["id"]), _text(row, "prompt"), row.get("reference") or "")
+    found = index.find(str(row["id"]), text(row, "prompt"), row.get("reference") or "")
     return f"{found.benchmark_id}: {found.shared}" if found else None
 
 
@@ -268,7 +260,7 @@ def _answer_form(row: Row) -> str | None:
 
 
 def _has_truth(row: Row) -> bool:
-    return row["domain"] in (Domain.MATH, Domain.GENERAL) and bool(_text(row, "answer").strip())
+    return row["domain"] in (Domain.MATH, Domain.GENERAL) and bool(text(row, "answer").strip())
 
 
 def _has_program(row: Row) -> bool:
@@ -277,70 +269,6 @@ def _has_program(row: Row) -> bool:
         row["domain"] == Domain.CODE
         and isinstance(tests, list)
         and tests
-        and _text(row, "entry_point").strip()
-        and _text(row, "reference").strip()
+        and text(row, "entry_point").strip()
+        and text(row, "reference").strip()
     )
-
-
-def _draw(numbers: Sequence[int], count: int) -> Sequence[int]:
-    """All of them, or `count` of them, in order and the same every time."""
-    if len(numbers) <= count:
-        return numbers
-    return [numbers[place] for place in sorted(random.Random(_SEED).sample(range(len(numbers)), count))]
-
-
-def _judge_truths(scorer: Scorer, rows: Sequence[Row]) -> Iterator[tuple[int, Row]]:
-    """An answer parses when our own verifier accepts it as the answer to its own problem."""
-    verdicts = _verify(scorer, [_problem(row) for row in rows], [_as_response(row["answer"]) for row in rows])
-    for row, (outcome, detail) in zip(rows, verdicts, strict=True):
-        parses = None if outcome is None else outcome == Outcome.CORRECT
-        yield row["number"], {"answer_parses": parses, "failed_test": detail or None}
-
-
-def _judge_references(scorer: Scorer, rows: Sequence[Row]) -> Iterator[tuple[int, Row]]:
-    """The reference solution must pass its own tests in the sandbox."""
-    verdicts = _verify(
-        scorer, [_problem(row) for row in rows], [_as_response(row["reference"]) for row in rows]
-    )
-    for row, (outcome, detail) in zip(rows, verdicts, strict=True):
-        yield row["number"], {"reference_verdict": outcome, "failed_test": detail or None}
-
-
-def _problem(row: Row) -> Problem:
-    """The row as the verifier wants it; whatever else is wrong with it is another expectation's business."""
-    return Problem(
-        id=str(row["number"]),
-        domain=Domain(row["domain"]),
-        prompt=_text(row, "prompt"),
-        answer=row["answer"],
-        tests=tuple(str(test) for test in row["tests"] or ()),
-        entry_point=row["entry_point"],
-    )
-
-
-def _as_response(answer: str) -> str:
-    return f"{THINK}{END_THINK}{ANSWER}{answer}{END_ANSWER}"
-
-
-def _verify(
-    scorer: Scorer, problems: Sequence[Problem], responses: Sequence[str]
-) -> list[tuple[str | None, str]]:
-    """(outcome, failed test or detail) of each response.
-
-    A timeout is our machine's fault and not the row's: such a row is judged once more, and then counts as not asked.
-    """
-    verdicts = scorer.verify_batch(problems, responses)
-    late = [place for place, verdict in enumerate(verdicts) if verdict.outcome is Outcome.TIMEOUT]
-    if late:
-        again = scorer.verify_batch([problems[place] for place in late], [responses[place] for place in late])
-        for place, verdict in zip(late, again, strict=True):
-            verdicts[place] = verdict
-    return [
-        (
-            None if verdict.outcome is Outcome.TIMEOUT else str(verdict.outcome),
-            ""
-            if verdict.outcome in (Outcome.CORRECT, Outcome.TIMEOUT)
-            else verdict.failed_test or verdict.detail,
-        )
-        for verdict in verdicts
-    ]

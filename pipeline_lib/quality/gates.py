@@ -31,11 +31,11 @@ from pipeline_lib.quality.evidence import (
     Evidence,
     PreferenceEvidence,
     ProblemEvidence,
-    Row,
     SafetyEvidence,
     SampleEvidence,
 )
 from pipeline_lib.quality.gate import ROW, GatePart, load_great_expectations, run_gate
+from pipeline_lib.quality.reverify import Row
 from pipeline_lib.types import Problem, Split
 
 if TYPE_CHECKING:

@@ -85,7 +85,7 @@ def _length(column: str, most: int, *show: str) -> Expectation:
 
 
 def problem_suite(bounds: GateParams, split: Split) -> Suite:
-    """A problem set: see `pipeline_lib.quality.evidence.problem_evidence` for the computed columns."""
+    """A problem set: see `pipeline_lib.quality.evidence.ProblemEvidence` for the computed columns."""
     return [
         *_shared(bounds),
         gxe.ExpectColumnValuesToBeInSet(
@@ -129,7 +129,7 @@ def problem_suite(bounds: GateParams, split: Split) -> Suite:
 
 
 def sample_suite(bounds: GateParams, language: str) -> Suite:
-    """Cold-start, rejection or distillation data: see `sample_evidence` for the computed columns."""
+    """Cold-start, rejection or distillation data: see `SampleEvidence` for the computed columns."""
     return [
         *_shared(bounds),
         gxe.ExpectCompoundColumnsToBeUnique(
@@ -184,7 +184,7 @@ def sample_suite(bounds: GateParams, language: str) -> Suite:
 
 
 def preference_suite(bounds: GateParams) -> Suite:
-    """Preference pairs: see `preference_evidence`."""
+    """Preference pairs: see `PreferenceEvidence`."""
     return [
         *_shared(bounds),
         gxe.ExpectColumnValuesToBeInSet(
@@ -199,7 +199,7 @@ def preference_suite(bounds: GateParams) -> Suite:
 
 
 def safety_suite(bounds: GateParams) -> Suite:
-    """Safety examples: see `safety_evidence`."""
+    """Safety examples: see `SafetyEvidence`."""
     return [
         *_shared(bounds),
         gxe.ExpectColumnDistinctValuesToContainSet(
