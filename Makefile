@@ -7,7 +7,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export DS_ACCELERATOR ?= cpu
-WORKERS ?= 2
+# Three for the long fault tests: some of them wait for minutes.
+WORKERS ?= $(if $(filter test-faults,$(MAKECMDGOALS)),3,2)
 # The tests of a file stay together (tests/conftest.py); the long ones begin first.
 PYTEST := $(PY) -m pytest -n $(WORKERS) --no-loadscope-reorder
 
@@ -47,10 +48,11 @@ test-e2e: setup ## small pipelines: through dvc repro, through Airflow, and unde
 	@$(PYTEST) tests/e2e tests/faults -m e2e $(ARGS)
 
 FAULTS := R1_KILLS=60 R1_FUZZ_ANSWERS=100000 R1_BIG_ROWS=1000000 R1_ROLLOUTS=10000 R1_AWAY_SECONDS=120
-# The longest first, one a worker; behind the first a short one, for a worker is given its next file with a file of one test. No argument
-# may hold another: pytest then puts all of them into the order of the directories.
-LONG := tests/faults/test_kill_storm.py tests/e2e/test_pipeline.py::test_dvc_repro_alone_then_nothing_to_do tests/security/test_audit.py \
-  tests/faults/test_big_problem_set.py tests/security/test_verifier_fuzz.py
+# The longest first, one a worker. A worker is given its next file with a file of one test: behind the first a short one, behind the second
+# the million rows, beside which only tests that mostly wait are left. No argument may hold another: pytest then puts all of them into the
+# order of the directories.
+LONG := tests/faults/test_kill_storm.py tests/e2e/test_pipeline.py::test_dvc_repro_alone_then_nothing_to_do tests/security/test_verifier_fuzz.py \
+  tests/security/test_audit.py tests/faults/test_big_problem_set.py
 test-faults: setup ## the long version of the fault and attack tests: 60 kills, 100,000 hostile answers, a million problems, services away for two minutes
 	@$(FAULTS) $(PYTEST) $(LONG) $(filter-out $(LONG),$(wildcard tests/faults/test_*.py tests/security/test_*.py)) $(ARGS)
 
