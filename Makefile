@@ -49,8 +49,8 @@ test-e2e: setup ## small pipelines: through dvc repro, through Airflow, and unde
 
 FAULTS := R1_KILLS=60 R1_FUZZ_ANSWERS=100000 R1_BIG_ROWS=1000000 R1_ROLLOUTS=10000 R1_AWAY_SECONDS=120
 # The longest first, one a worker. A worker is given its next file with a file of one test: behind the first a short one, behind the second
-# the million rows, beside which only tests that mostly wait are left. No argument may hold another: pytest then puts all of them into the
-# order of the directories.
+# the million rows, which then begin when one of the three long ones has ended. No argument may hold another: pytest then puts all of them
+# into the order of the directories.
 LONG := tests/faults/test_kill_storm.py tests/e2e/test_pipeline.py::test_dvc_repro_alone_then_nothing_to_do tests/security/test_verifier_fuzz.py \
   tests/security/test_audit.py tests/faults/test_big_problem_set.py
 test-faults: setup ## the long version of the fault and attack tests: 60 kills, 100,000 hostile answers, a million problems, services away for two minutes

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -89,11 +90,12 @@ def test_two_checkouts_that_start_at_once_get_ports_of_their_own(tmp_path, monke
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         preferred = probe.getsockname()[1]
-    listening, said = [], []
+    listening, waiting = [], threading.Event()
+    notice = "another checkout is starting its services: waiting until it has its ports"
 
     def start_all(root, kind, started, say):
         port = stack._free_port(preferred)
-        time.sleep(0.3)
+        assert waiting.wait(30), "the other checkout did not wait"
         service = socket.socket()
         listening.append(service)
         service.bind(("127.0.0.1", port))
@@ -101,17 +103,20 @@ def test_two_checkouts_that_start_at_once_get_ports_of_their_own(tmp_path, monke
         ports = dict.fromkeys(PORTS, port)
         return stack.Stack(kind, ports, (), stack.boot_id())
 
+    def say(line):
+        if line == notice:
+            waiting.set()
+
     monkeypatch.setattr(stack, "_start_all", start_all)
     for name in ("one", "other"):
         (tmp_path / name / ".run").mkdir(parents=True)
     try:
         with ThreadPoolExecutor(2) as pool:
-            stacks = list(pool.map(lambda name: stack.up(tmp_path / name, said.append), ("one", "other")))
+            stacks = list(pool.map(lambda name: stack.up(tmp_path / name, say), ("one", "other")))
     finally:
         for service in listening:
             service.close()
     assert len({found.ports["mlflow"] for found in stacks}) == 2
-    assert "another checkout is starting its services: waiting until it has its ports" in said
 
 
 def test_down_stops_also_what_left_its_session(root):
