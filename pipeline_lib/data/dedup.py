@@ -12,6 +12,7 @@ only band keys that occur twice need a table, and what two candidates share is c
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -29,8 +30,6 @@ NEAR_WORDS = 20
 NEAR_SIMILARITY = 0.8
 _SHINGLE = 3
 _BANDS, _ROWS = 16, 4
-_PRIME = (1 << 31) - 1
-"""Hashes stay below 2^31, so that a product of two fits 63 bits."""
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _BATCH = 4096
 """Words hashed together: what 64 hash functions make of their shingles stays in the processor's cache."""
@@ -38,7 +37,7 @@ _QUIET_SECONDS = 5.0
 """A progress bar appears only for work that takes longer."""
 
 Keys = npt.NDArray[np.uint64]
-Numbers = npt.NDArray[np.int64]
+Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +91,9 @@ class _Prints:
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         draw = np.random.default_rng(0)
-        self._scale = draw.integers(1, _PRIME, (_BANDS * _ROWS, 1), dtype=np.int64)
-        self._shift = draw.integers(0, _PRIME, (_BANDS * _ROWS, 1), dtype=np.int64)
+        odd = 2 * draw.integers(1 << 63, size=(_BANDS * _ROWS, 1), dtype=np.uint64) + 1
+        self._scale: Keys = odd
+        """The hash functions: an odd factor orders all 64-bit numbers anew, each its own way."""
         self.words: list[bytes] = []
         self.long: list[int] = []
         """Numbers of the problems that have keys, in order."""
@@ -121,18 +121,13 @@ class _Prints:
         if texts:
             yield self._keys(*_shingle_hashes(texts), numbers)
 
-    def _keys(self, hashes: Numbers, starts: Numbers, numbers: list[int]) -> Keys:
+    def _keys(self, hashes: Keys, starts: Places, numbers: list[int]) -> Keys:
         """The band keys [problems, bands] of problems whose shingles begin at `starts` of `hashes`."""
-        drawn = self._scale * hashes
-        drawn += self._shift
-        # The remainder modulo 2^31 - 1 without a division: the upper bits count as much as the lower.
-        for _ in range(2):
-            drawn = (drawn >> 31) + (drawn & _PRIME)
-        drawn[drawn >= _PRIME] -= _PRIME
+        drawn = self._scale * hashes  # modulo 2^64
         signature = np.minimum.reduceat(drawn, starts, axis=1).T.reshape(len(starts), _BANDS, _ROWS)
         keys = np.array(numbers, dtype=np.uint64)[:, None] + np.arange(_BANDS, dtype=np.uint64)
         for row in range(_ROWS):
-            keys = _mix(keys ^ signature[:, :, row].astype(np.uint64))
+            keys = _mix(keys ^ signature[:, :, row])
         return keys
 
 
@@ -179,9 +174,9 @@ def _numbers(problem: Problem) -> list[str]:
     return sorted(_NUMBER.findall(problem.prompt))
 
 
-def _shingle_hashes(texts: Sequence[Sequence[str]]) -> tuple[Numbers, Numbers]:
-    """A hash below 2^31 of every shingle of every text, and where each text's hashes begin. Every process computes them alike."""
-    hashed = np.array([_hash64(word) for text in texts for word in text], dtype=np.uint64)
+def _shingle_hashes(texts: Sequence[Sequence[str]]) -> tuple[Keys, Places]:
+    """A hash of every shingle of every text, and where each text's hashes begin. Every process computes them alike."""
+    hashed = np.fromiter(map(_hash64, itertools.chain.from_iterable(texts)), dtype=np.uint64)
     ends = np.cumsum([len(text) for text in texts])
     runs = hashed[: 1 - _SHINGLE].copy()
     for behind in range(1, _SHINGLE):
@@ -191,7 +186,7 @@ def _shingle_hashes(texts: Sequence[Sequence[str]]) -> tuple[Numbers, Numbers]:
     for last in range(1, _SHINGLE):
         inside[ends[:-1] - last] = False
     starts = np.concatenate(([0], ends[:-1])) - (_SHINGLE - 1) * np.arange(len(texts))
-    return (_mix(runs[inside]) % np.uint64(_PRIME)).astype(np.int64), starts
+    return _mix(runs[inside]), starts
 
 
 @lru_cache(maxsize=1 << 16)

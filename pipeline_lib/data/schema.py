@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -148,11 +149,17 @@ SAFETY_SCHEMA = pa.schema(
 
 
 def _as_row(names: Sequence[str]) -> Callable[[Any], dict[str, Any]]:
-    return lambda record: {name: getattr(record, name) for name in names}
+    values_of = attrgetter(*names)
+    return lambda record: dict(zip(names, values_of(record), strict=True))
+
+
+_problem_columns = _as_row(PROBLEM_SCHEMA.names)
 
 
 def _problem_row(problem: Problem) -> dict[str, Any]:
-    return {**_as_row(PROBLEM_SCHEMA.names)(problem), "tests": list(problem.tests)}
+    row = _problem_columns(problem)
+    row["tests"] = list(problem.tests)
+    return row
 
 
 def _problem(row: dict[str, Any]) -> Problem:

@@ -213,13 +213,18 @@ def _numbered(table: pa.Table, title: str) -> Iterator[list[Row]]:
     with tqdm(total=table.num_rows, desc=title, unit="row", delay=5.0, mininterval=2) as bar:
         for first in range(0, table.num_rows, ROWS_AT_ONCE):
             rows = table.slice(first, ROWS_AT_ONCE).to_pylist()
-            yield [{ROW: number, **row} for number, row in enumerate(rows, first)]
+            yield _with_numbers(rows, range(first, first + len(rows)))
             bar.update(len(rows))
 
 
+def _with_numbers(rows: list[Row], numbers: Sequence[int]) -> list[Row]:
+    for number, row in zip(numbers, rows, strict=True):
+        row[ROW] = number
+    return rows
+
+
 def _take(table: pa.Table, numbers: Sequence[int]) -> list[Row]:
-    rows = table.take(pa.array(numbers, pa.int64())).to_pylist()
-    return [{ROW: number, **row} for number, row in zip(numbers, rows, strict=True)]
+    return _with_numbers(table.take(pa.array(numbers, pa.int64())).to_pylist(), numbers)
 
 
 def _looked_at(file: _File, table: pa.Table) -> list[str]:

@@ -96,7 +96,9 @@ def word_scripts(text: str) -> list[str]:
     A word is a run of letters of one script, or one character where a script writes no spaces (Han, kana, Thai). A
     single Latin or Greek letter is a variable, and LaTeX commands and tags are notation: none of them is a word.
     """
-    plain = _COMMAND.sub(" ", unicodedata.normalize("NFKC", text))
+    plain = unicodedata.normalize("NFKC", text)
+    if "\\" in plain or "<" in plain:
+        plain = _COMMAND.sub(" ", plain)
     if plain.isascii():
         return ["LATIN"] * len(_ASCII_WORD.findall(plain))
     found: list[str] = []
@@ -124,7 +126,7 @@ def language_share(text: str, target: str) -> float:
     """
     scripts = _scripts_of(target)
     words = word_scripts(text)
-    return sum(script in scripts for script in words) / len(words) if words else 1.0
+    return sum(words.count(script) for script in scripts) / len(words) if words else 1.0
 
 
 def is_mixed(text: str, tolerance: float = 0.05) -> bool:

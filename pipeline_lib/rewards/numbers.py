@@ -31,6 +31,8 @@ def parse_number(text: str) -> Fraction | None:
     """The exact value, or None when `text` is not a number by the rules above. Never raises, never slow."""
     if len(text) > _MAX_CHARS:
         return None
+    if text.isascii() and text.isdigit():  # most are, and need none of what follows
+        return Fraction(int(text))
     bare = _undress(text)
     if match := _PLAIN.fullmatch(bare) or _TIMES_TEN.fullmatch(bare):
         sign, digits, exponent = match.groups()

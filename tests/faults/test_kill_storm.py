@@ -1,6 +1,7 @@
 """kill -9 of any process of the pipeline, at random moments of random stages: nothing of it may show in the end.
 
-A worker walks through the graph as Airflow's does (`orchestration.detached`, a retry after every crash), in a fresh clone.
+A worker walks through the graph as Airflow's does (`orchestration.detached`, a retry after every crash), in a fresh clone. Which stages
+have succeeded is noted outside of it, as Airflow's database does: a worker that is killed before it could note one runs that one again.
 A storm picks a stage, waits a random time, and kills one random process: the worker, the stage's supervisor, its watchdog, dvc, the stage or
 a rank of it, the sandbox, the verifier, MLflow's shipper. What must hold: the same dvc.lock as in a clone that nobody disturbed, so the same
 bytes of every output; every step of every training once in MLflow; never two copies of a stage or of its training job at once; no process left.
@@ -71,14 +72,17 @@ def follow(root, address):
             return outcome.result(address)
         time.sleep(0.5)
 
-root = Path.cwd()
+root, noted = Path.cwd(), Path(sys.argv[1])
 graph, params = load_graph(root), load_yaml(root / "params.yaml")
+done = noted.read_text().splitlines() if noted.exists() else []
 for stage in graph.stages:
     for item in stage.items(params) if stage.is_matrix else (None,):
         address = stage.address(item)
-        while True:
+        while address not in done:
             try:
                 follow(root, address)
+                with noted.open("a") as file:
+                    file.write(address + "\\n")
                 break
             except StageFailed as error:
                 print("RETRY", address, error.exit_code, flush=True)
@@ -88,23 +92,28 @@ for stage in graph.stages:
 
 
 def _alive(clone: Path) -> dict[int, tuple[str, str]]:
-    """pid -> (kind, stage address or empty) of every process that works in or for the clone."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+    """pid -> (kind, stage address or empty) of every process that works in or for the clone. Asked ten times a second: as cheap as it can be."""
+    found, mark = {}, f"{STAGE_MARK}={clone}:".encode()
+    for pid in os.listdir("/proc"):
+        if not pid.isdigit() or int(pid) == os.getpid():
             continue
         try:
-            inside = os.readlink(entry / "cwd").startswith(str(clone))
-            environment = (entry / "environ").read_bytes()
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            environment = _bytes(f"/proc/{pid}/environ")
+            marked = mark in environment
+            if not marked and not os.readlink(f"/proc/{pid}/cwd").startswith(str(clone)):
+                continue
+            command = _bytes(f"/proc/{pid}/cmdline").replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-        mark = f"{STAGE_MARK}={clone}:".encode()
-        marked = mark in environment
-        if command and (inside or marked):
+        if command:
             address = environment.partition(mark)[2].partition(b"\0")[0].decode() if marked else ""
-            found[int(entry.name)] = (_kind(command), address)
+            found[int(pid)] = (_kind(command), address)
     return found
+
+
+def _bytes(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
 
 
 def _kind(command: str) -> str:
@@ -136,6 +145,7 @@ class _Storm:
 
     def __init__(self, clone: Path, plan: Counter[str], draw: random.Random) -> None:
         self.clone, self.plan, self.draw = clone, plan, draw
+        self.noted = clone.with_name("succeeded")
         self.killed: Counter[str] = Counter()
         self.hit: Counter[str] = Counter()
         """Kills by the stage that ran then."""
@@ -146,7 +156,7 @@ class _Storm:
 
     def _start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-u", "-c", WORKER],
+            [sys.executable, "-u", "-c", WORKER, str(self.noted)],
             cwd=self.clone,
             env=clone_environment(self.clone),
             stdout=self.log,

@@ -22,7 +22,11 @@ def _plainly(text: str) -> tuple[str, ...]:
 
 
 @settings(max_examples=500, deadline=None)
-@given(st.text() | st.text(alphabet=f"aB1+-é法 \n\t{AROUND}", max_size=40))
+@given(
+    st.text()
+    | st.text(alphabet=f"aB1+-é法 \n\t{AROUND}", max_size=40)
+    | st.text(st.characters(codec="ascii"), max_size=40)
+)
 def test_words_are_what_is_left_of_the_pieces(text: str) -> None:
     assert words(text) == _plainly(text)
 
