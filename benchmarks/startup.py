@@ -34,6 +34,19 @@ ENGINE = (
     "vllm = engine.vllm.model_copy(update={{'enforce_eager': {eager}}})\n"
     f"vllm_generator._start(engine.model_copy(update={{{{'vllm': vllm}}}}), Path({MODEL!r}))"
 )
+TRACKER = (
+    "import os, tempfile\n"
+    "from pathlib import Path\n"
+    "folder = Path(tempfile.mkdtemp(dir=os.environ['BENCH_FOLDER']))\n"
+    "from pipeline_lib.tracking.client import open_client\n"
+    "open_client(f'sqlite:///{folder}/mlflow.db', folder)"
+)
+PLAIN_TRACKER = (
+    "import os, tempfile\n"
+    "uri = f\"sqlite:///{tempfile.mkdtemp(dir=os.environ['BENCH_FOLDER'])}/mlflow.db\"\n"
+    "from mlflow.tracking import MlflowClient\n"
+    "MlflowClient(uri, uri).search_experiments(max_results=1)"
+)
 CASES = {
     "Python": "pass",
     "torch": "import torch",
@@ -44,6 +57,8 @@ CASES = {
     "the same sampler, its libraries imported plainly": PLAIN_SAMPLER,
     "a gate's library, as its stage imports it": "from pipeline_lib.quality.gate import load_great_expectations; load_great_expectations()",
     "the same library, imported plainly": "import great_expectations",
+    "MLflow's client and a new store, as the shipper opens them": TRACKER,
+    "the same client and store, imported plainly": PLAIN_TRACKER,
     "vLLM with the micro base, eager": ENGINE.format(eager=True),
     "vLLM with the micro base, compiled": ENGINE.format(eager=False),
 }
@@ -67,7 +82,7 @@ def _start(code: str, folder: Path) -> tuple[float, float]:
         f"open({str(report)!r}, 'w').write(f'{{time.monotonic()}} {{used}}')\nos._exit(0)"
     )
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "2", "VLLM_CACHE_ROOT": str(folder / "vllm")}  # fmt: skip
-    environment["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")
+    environment |= {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "BENCH_FOLDER": str(folder)}
     report.unlink(missing_ok=True)
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
@@ -113,6 +128,8 @@ def _saved(measured: dict[str, list[tuple[float, float]]]) -> str:
     pairs = (
         ("a job's libraries", "a job's libraries, as its process imports them", "the same libraries, imported plainly"),
         ("the sampler", "the CPU's sampler with the micro base, as a stage opens it", "the same sampler, its libraries imported plainly"),
+        ("a gate's library", "a gate's library, as its stage imports it", "the same library, imported plainly"),
+        ("MLflow's client", "MLflow's client and a new store, as the shipper opens them", "the same client and store, imported plainly"),
     )  # fmt: skip
     said = []
     for what, *names in pairs:

@@ -27,11 +27,11 @@ ROOT = Path(__file__).resolve().parents[2]
 ROWS = int(os.environ.get("R1_BIG_ROWS", "20000"))
 MEMORY_MIB = 700 + ROWS * 1.5 / 1024
 """Of a stage with its children, proportional set size: 700 MiB for the libraries and 1.5 KiB a row, 2.1 GiB for a million."""
-MINUTES = {"prepare_problems": 9.6, "validate_problems": 5.1}
-"""Of a stage, for each million rows: three times what an idle Intel Xeon of two cores took (3.2 and 1.7), because other test
-workers may share them (at a load of 4.5 the first took 6.6). Below a million rows the start of a stage weighs too much to say anything."""
-PROCESSOR_MINUTES = {"prepare_problems": 6.0, "validate_problems": 3.75}
-"""The same of the processor, which others do not share: one and a half times what a slow AMD EPYC took (4.0 and 2.5)."""
+MINUTES = {"prepare_problems": 8.4, "validate_problems": 4.5}
+"""Of a stage, for each million rows: three times what an idle, slow AMD EPYC of two cores took (2.8 and 1.5), because other test
+workers may share them. Below a million rows the start of a stage weighs too much to say anything."""
+PROCESSOR_MINUTES = {"prepare_problems": 4.2, "validate_problems": 2.4}
+"""The same of the processor, which others do not share: one and a half times what it took beside two other workers (2.8 and 1.6)."""
 
 pytestmark = pytest.mark.slow
 
