@@ -91,8 +91,7 @@ class _Prints:
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         draw = np.random.default_rng(0)
-        odd = 2 * draw.integers(1 << 63, size=(_BANDS * _ROWS, 1), dtype=np.uint64) + 1
-        self._scale: Keys = odd
+        self._scale = 2 * draw.integers(1 << 63, size=(_BANDS * _ROWS, 1), dtype=np.uint64) + 1
         """The hash functions: an odd factor orders all 64-bit numbers anew, each its own way."""
         self.words: list[bytes] = []
         self.long: list[int] = []
