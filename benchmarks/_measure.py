@@ -121,6 +121,7 @@ class MemoryWatch:
             self.peak_mib = max(self.peak_mib, self._now())
 
     def _now(self) -> float:
+        """What they hold in MiB; 0 where that can be no new peak."""
         try:
             family = [self._process, *self._process.children(recursive=True)]
         except psutil.NoSuchProcess:

@@ -157,9 +157,7 @@ _problem_columns = _as_row(PROBLEM_SCHEMA.names)
 
 
 def _problem_row(problem: Problem) -> dict[str, Any]:
-    row = _problem_columns(problem)
-    row["tests"] = list(problem.tests)
-    return row
+    return _problem_columns(problem) | {"tests": list(problem.tests)}
 
 
 def _problem(row: dict[str, Any]) -> Problem:

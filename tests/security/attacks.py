@@ -9,12 +9,8 @@ Three kinds, by what must happen:
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
 
-from pipeline_lib.sandbox.client import Sandbox
-from pipeline_lib.sandbox.conversation import Interrupted
 from pipeline_lib.sandbox.limits import Limits
-from pipeline_lib.sandbox.split import TestPlan
 from pipeline_lib.types import Outcome, Verdict
 from tests.security.system_calls import SYSTEM_CALLS
 
@@ -243,36 +239,13 @@ RUN_TO_THE_LIMIT = frozenset(
 """Exhausting programs that take a second or more; `endless_loop` and `endless_sleep` stand for them in a fast run."""
 
 
-STARVED = "the machine gave the program no core in time"
-
-
-class Watched(Sandbox):
-    """A sandbox that notes whether the last program had to be run again because a loaded machine gave it no core."""
-
-    starved = False
-
-    def run_tests(
-        self, program: str, entry_point: str, tests: Sequence[str], limits: Limits | None = None
-    ) -> Verdict:
-        """Forget what was noted, then as ever."""
-        self.starved = False
-        return super().run_tests(program, entry_point, tests, limits)
-
-    def _judge(self, program: str, entry_point: str, plan: TestPlan, limits: Limits) -> Verdict:
-        try:
-            return super()._judge(program, entry_point, plan, limits)
-        except Interrupted as interrupted:
-            self.starved |= interrupted.verdict.detail == STARVED
-            raise
-
-
-def exhausted_nothing(verdict: Verdict, seconds: float, limits: Limits, starved: bool) -> bool:
+def exhausted_nothing(verdict: Verdict, seconds: float, limits: Limits) -> bool:
     """Is this the verdict that an exhausting program must get, in time?
 
-    A loaded test machine may give it no core at all; that is said, not called wrong, and the program is run twice.
+    A loaded test machine may give it no core at all; that is said, not called wrong.
     """
-    honest = verdict.outcome is Outcome.WRONG or verdict.detail == STARVED
-    return honest and seconds < limits.wall_seconds * (2 if starved else 1) + 2
+    starved = verdict.detail == "the machine gave the program no core in time"
+    return (starved or verdict.outcome is Outcome.WRONG) and seconds < limits.wall_seconds + 2
 
 
 ANSWER = 730_421
