@@ -7,6 +7,7 @@ running job: there is no second one that could disagree. `docs/decisions/0010-la
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -44,7 +45,16 @@ NEVER = (
     "AssocMaxWallDurationPerJobLimit",
 )  # fmt: skip
 """Parts of the reasons for which a pending job stays pending until a person acts."""
-UNREACHABLE = ("Unable to contact slurm controller", "Socket timed out", "Zero Bytes were transmitted")
+UNREACHABLE = (
+    "Unable to contact slurm controller", "Socket timed out", "Zero Bytes were transmitted", "missing socket",
+    "Message send failure", "Message receive failure", "Communication connection failure",
+    "Communication shutdown failure", "Header lengths are longer", "standby mode", "Munge encode failed",
+    "Protocol authentication error",
+    *map(os.strerror, (errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH,
+                       errno.ENOTCONN, errno.EPIPE, errno.ETIMEDOUT)),
+)  # fmt: skip
+"""How sbatch says that nobody heard it, or that it heard no answer: Slurm's communication errors and the system's."""
+NO_LONGER_THERE = ("Invalid job id specified", "already completing or completed")
 
 COLUMNS = {"JobID": 20, "State": 24, "exit_code": 12, "Reason": 64, "Name": 320, "WorkDir": 4096}
 
@@ -100,8 +110,10 @@ class SlurmJob:
     def stop(self) -> None:
         """SIGTERM to the ranks; a job that has not started leaves the queue."""
         # Each option excludes the other case, so nothing happens between looking and acting.
-        _run("scancel", "--state=PENDING", self.id)
-        _run("scancel", "--state=RUNNING", "--signal=TERM", self.id)
+        for which in (["--state=PENDING"], ["--state=RUNNING", "--signal=TERM"]):
+            done = _run("scancel", *which, self.id)
+            if done.returncode and not any(words in done.stderr for words in NO_LONGER_THERE):
+                raise _no_answer(done)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -135,9 +147,11 @@ def _find(job: Job) -> SlurmJob | None:
 def _queue(job: Job) -> list[Row]:
     """This user's jobs of that label and directory that Slurm still knows, ended ones included."""
     widths = ",".join(f"{name}:{width}" for name, width in COLUMNS.items())
-    text = _run("squeue", "--noheader", "--me", "--states=all", f"--name={job.label}", f"--Format={widths}")
+    done = _run("squeue", "--noheader", "--me", "--states=all", f"--name={job.label}", f"--Format={widths}")
+    if done.returncode:
+        raise _no_answer(done)
     rows = []
-    for line in text.splitlines():
+    for line in done.stdout.splitlines():
         cells, at = [], 0
         for width in COLUMNS.values():
             cells.append(line[at : at + width].strip())
@@ -154,8 +168,12 @@ def _sbatch(job: Job, lock: int) -> str:
     env = {k: v for k, v in os.environ.items() if k != STAGE_MARK and not k.startswith(("SBATCH_", "SLURM_"))}
     if "SLURM_CONF" in os.environ:
         env["SLURM_CONF"] = os.environ["SLURM_CONF"]
-    answer = _run("sbatch", "--parsable", str(script), env=env, keep=lock)
-    job_id = answer.strip().partition(";")[0]
+    done = _run("sbatch", "--parsable", str(script), env=env, keep=lock)
+    if done.returncode:
+        if any(words in done.stderr for words in UNREACHABLE):  # the job may be in the queue all the same
+            raise _no_answer(done)
+        raise ConfigError("engine.slurm", "sbatch", _said(done))
+    job_id = done.stdout.strip().partition(";")[0]
     print(f"{job.name}: submitted as Slurm job {job_id}", file=sys.stderr, flush=True)
     return job_id
 
@@ -168,22 +186,27 @@ def _submitting(folder: Path) -> Iterator[int]:
         yield lock.fileno()
 
 
-def _run(*command: str, env: dict[str, str] | None = None, keep: int | None = None) -> str:
-    """What a Slurm command prints. ConfigError where it refuses, NotAnswering where the controller does not answer."""
+def _run(
+    *command: str, env: dict[str, str] | None = None, keep: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A Slurm command that ended. ConfigError where there is none."""
     try:
-        done = subprocess.run(
+        return subprocess.run(
             command, capture_output=True, text=True, env=env, pass_fds=() if keep is None else (keep,)
         )
     except FileNotFoundError:
         raise ConfigError(
             "engine.launcher", "slurm", f"{command[0]} is not on the PATH; run where Slurm is installed"
         ) from None
-    if done.returncode == 0:
-        return done.stdout
-    said = done.stderr.strip() or done.stdout.strip()
-    if any(words in said for words in UNREACHABLE):
-        raise NotAnswering(f"Slurm does not answer: {said}")
-    raise ConfigError("engine.slurm", command[0], said)
+
+
+def _no_answer(done: subprocess.CompletedProcess[str]) -> NotAnswering:
+    """Commands that ask or stop carry nothing of a parameter's: whatever they fail with is Slurm's own, and may pass."""
+    return NotAnswering(f"Slurm does not answer: {_said(done)}")
+
+
+def _said(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stderr.strip() or done.stdout.strip() or f"{done.args[0]} ended with {done.returncode}"
 
 
 LAUNCHER = SlurmLauncher()

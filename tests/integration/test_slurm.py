@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,7 +26,9 @@ import pytest
 
 from pipeline_lib.errors import ConfigError, DataError, Preempted
 from pipeline_lib.launch import run_job
-from pipeline_lib.launch.base import JobFailed, JobHeld
+from pipeline_lib.launch.base import JobFailed, JobHeld, NotAnswering
+from pipeline_lib.launch.job import Job, describe, prepare_folder
+from pipeline_lib.launch.slurm import SlurmJob, SlurmLauncher
 from pipeline_lib.orchestration import detached
 from pipeline_lib.orchestration.dvc_output import How
 from pipeline_lib.training.spec import JobSpec
@@ -448,6 +451,67 @@ def test_a_controller_and_a_nodes_daemon_killed_under_a_running_job_are_waited_f
     until(lambda: cluster.idle() == 2)
     assert cluster.jobs(world) == {job: "COMPLETED"}
     assert [(world / f"started-{rank}").read_text() for rank in (0, 1)] == ["x", "x"]
+
+
+def test_a_munged_that_is_away_under_a_running_job_is_waited_for(world, cluster):
+    """Slurm's commands sign with it: without it nobody can ask."""
+    parent = _parent(world, _spec("wait"))
+    until(lambda: all((world / f"started-{rank}").exists() for rank in (0, 1)))
+    [job] = cluster.jobs(world)
+    cluster.kill("munged")
+    try:
+        _hear(parent, f"Slurm job {job}: Slurm does not answer: ")
+        assert parent.poll() is None
+    finally:
+        cluster.start("munged")
+    until(lambda: _answers(cluster))
+    (world / "go").touch()
+    out, err = parent.communicate(timeout=PATIENCE_S)
+    assert parent.returncode == 0, err
+    assert "1.5" in out
+    assert cluster.jobs(world) == {job: "COMPLETED"}
+
+
+def test_whatever_a_dying_controller_answers_may_be_tried_again(world, cluster):
+    """kill -9 of slurmctld under eight submissions at a time, until it cut one off: each ends as one job in the queue."""
+    jobs: list[Job] = []
+    unheard: list[str] = []
+
+    def submit(job: Job) -> None:
+        while True:
+            try:
+                SlurmLauncher().submit(job)
+                return
+            except NotAnswering as error:
+                unheard.append(str(error))
+
+    with ThreadPoolExecutor(8) as pool:
+        while not unheard:
+            assert len(jobs) < 160, "no answer was ever cut off"
+            new = [_job(f"number {len(jobs) + more}", world, options=["--hold"]) for more in range(8)]
+            jobs += new
+            submissions = [pool.submit(submit, job) for job in new]
+            time.sleep(random.uniform(0.0, 0.1))
+            cluster.kill("slurmctld")
+            cluster.start("slurmctld")
+            for submission in submissions:
+                submission.result(timeout=PATIENCE_S)
+        # What the controller had not written to its disk is lost, accepted or not: a retry of the stage submits it again.
+        list(pool.map(submit, jobs))
+    print(f"{len(jobs)} jobs, {len(unheard)} answers were cut off: {set(unheard)}")
+    assert NotAnswering.exit_code == 1, "Airflow would not try again"
+    assert list(cluster.jobs(world).values()) == ["PENDING"] * len(jobs)
+    cluster.say("scancel", "--me")
+
+
+def test_a_job_that_slurm_has_forgotten_can_be_stopped(world, cluster):
+    """It ended MinJobAge ago: nothing to do, and what waits for it learns so from the queue."""
+    SlurmJob(_job("forgotten", world), "19999").stop()
+
+
+def _job(behaviour: str, world: Path, **slurm) -> Job:
+    spec = _spec(behaviour, **slurm)
+    return describe(spec, world, prepare_folder(spec, world))
 
 
 def _answers(cluster: Cluster) -> bool:

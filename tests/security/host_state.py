@@ -153,4 +153,10 @@ def _is_alive(pid: int) -> bool:
 
 
 def _command(pid: int) -> str:
-    return (_read(Path(f"/proc/{pid}/cmdline")) or "?").replace("\0", " ").strip()[:200]
+    """Its command line. In the middle of an exec it has none, after the descriptors of the old program are closed."""
+    deadline = time.monotonic() + 1
+    while not (line := _read(Path(f"/proc/{pid}/cmdline"))) and _is_alive(pid):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.01)
+    return (line or "?").replace("\0", " ").strip()[:200]
