@@ -22,9 +22,10 @@ PREFERRED_PORTS: Mapping[str, int] = {"airflow": 8080, "mlflow": 5000, "files": 
 
 PLUGINS = Path(__file__).resolve().parents[2] / "infra" / "airflow" / "plugins"
 """Of Airflow's API server: the names that it answers to."""
-GPU_SLOTS = 1
-"""Stages of the pool `gpu` that `make up` lets run at once. One has the whole machine: its `world_size` is known when a run has begun, Airflow
-reads a task's slots with the DAG, and two stages that start here would both begin with the first GPU (docs/operations.md)."""
+GPU_SLOTS = 1 if Path("/dev/nvidia0").exists() else 2
+"""Stages of the pool `gpu` that `make up` lets run at once. With GPUs one has the whole machine: its `world_size` is known when a run has begun,
+Airflow reads a task's slots with the DAG, and two stages that start here would both begin with the first GPU. Without, two share the cores: while
+one starts, loads or saves on a core, the other computes (docs/operations.md, Slots)."""
 DEFERRABLE = "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE"
 """Airflow's own setting: stages wait in a triggerer and hold no worker. The only one of Airflow's that `make up` takes over."""
 

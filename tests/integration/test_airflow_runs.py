@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from pipeline_lib.services import settings
 from pipeline_lib.services.airflow_api import AirflowRefused
 from pipeline_lib.services.results import results_table
 from tests.integration.conftest import AWS_SECRET
@@ -164,14 +165,14 @@ def test_services_answer_to_their_own_names_only(finished, host, answers):
 
 
 def test_a_pool_that_does_not_count_deferred_stages_is_mended_and_keeps_its_size(finished):
-    """As the pools are that somebody made by hand, or an older version; `make up` finds one slot, for one stage."""
+    """As the pools are that somebody made by hand, or an older version."""
 
     def pool() -> tuple[int, bool, str]:
         found = finished.api.get("/pools/gpu")
         return found["slots"], found["include_deferred"], found["description"]
 
     slots, counted, description = pool()
-    assert (slots, counted) == (1, True)
+    assert (slots, counted) == (settings.GPU_SLOTS, True)
     body = {"name": "gpu", "slots": 3, "description": description, "include_deferred": False}
     path = "/pools/gpu?update_mask=slots&update_mask=include_deferred"
     finished.api.call("PATCH", path, body)
@@ -181,7 +182,7 @@ def test_a_pool_that_does_not_count_deferred_stages_is_mended_and_keeps_its_size
             finished.api.ensure_pool("gpu", 1, "another text")
             assert pool() == (3, True, description)
     finally:
-        finished.api.call("PATCH", path, {**body, "slots": 1, "include_deferred": True})
+        finished.api.call("PATCH", path, {**body, "slots": slots, "include_deferred": True})
 
 
 def test_main_checkout_restores_what_a_default_run_computed(finished):
