@@ -162,7 +162,7 @@ class RewardModelParams(StrictModel):
     epochs: PositiveInt = Field(1, description="v2: 1.")
     batch_size: PositiveInt = Field(description="Pairs or examples per step (v2: 256).")
     learning_rate: PositiveFloat = Field(description="v2: 6e-6.")
-    max_tokens: PositiveInt = Field(description="v2: 8,192.")
+    max_tokens: PositiveInt = Field(description="Longest prompt + response kept (v2: 8,192).")
     heldout_fraction: Fraction = Field(
         0.1, description="Share kept aside to measure the accuracy that is reported."
     )

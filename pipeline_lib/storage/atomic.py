@@ -18,7 +18,8 @@ from typing import Any
 
 from pipeline_lib.errors import StorageError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says of a full disk; everything else (a network file system that is away) may pass."""
 
 
 def _human(size: int) -> str:
@@ -55,7 +56,7 @@ def atomic_path(path: Path, needed: int | None = None) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise disk_full_error(path, error, needed) from error
         raise StorageError(f"{path}: cannot be written ({error.strerror}). Check the directory.") from error
     os.close(handle)
@@ -67,7 +68,7 @@ def atomic_path(path: Path, needed: int | None = None) -> Iterator[Path]:
         temporary.replace(path)
         _sync(path.parent)
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             temporary.unlink(missing_ok=True)
             raise disk_full_error(path, error, needed) from error
         raise

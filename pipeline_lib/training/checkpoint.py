@@ -7,6 +7,7 @@ Loading verifies every hash; a damaged one is reported and the previous one is u
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -18,15 +19,15 @@ from typing import Any
 import torch
 
 from pipeline_lib.errors import DataError
-from pipeline_lib.storage.atomic import disk_full_error
+from pipeline_lib.storage.atomic import FULL, disk_full_error
 from pipeline_lib.storage.hash import hash_file
 from pipeline_lib.training.distributed import Engine, World
 from pipeline_lib.training.only_tensors import only_tensors
 
 KEEP = 2
 MANIFEST = "manifest.json"
-TORCH_IS_FULL = ("write", "unexpected pos")
-"""What the RuntimeErrors say that torch's zip writer makes of "no space": in the middle of a file, and at its end."""
+TORCH_WRITER = "inline_container.cc"
+"""In the RuntimeErrors that torch's zip writer makes of "no space"; it keeps no errno."""
 
 
 class CheckpointStore:
@@ -65,9 +66,13 @@ class CheckpointStore:
                 for old in self._steps()[:-KEEP]:
                     shutil.rmtree(old)
         except (OSError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not any(mark in str(error) for mark in TORCH_IS_FULL):
+            if isinstance(error, RuntimeError):
+                if TORCH_WRITER not in str(error):
+                    raise
+                error = OSError(errno.ENOSPC, str(error))
+            if error.errno not in FULL:
                 raise
-            raise disk_full_error(final, _as_os_error(error), None) from error
+            raise disk_full_error(final, error, None) from error
         self.world.barrier()
 
     def load(self, engines: Mapping[str, Engine]) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -82,7 +87,8 @@ class CheckpointStore:
             for name, engine in engines.items():
                 engine.load(chosen / name)
             random = torch.load(chosen / f"rank-{self.world.rank}.pt", weights_only=True)["torch"]
-            tensors = torch.load(chosen / "tensors.pt", weights_only=True)
+            # Rank 0's: from its device each rank would else load them into that device's memory.
+            tensors = torch.load(chosen / "tensors.pt", weights_only=True, map_location="cpu")
         torch.set_rng_state(random)
         return json.loads((chosen / "state.json").read_text(encoding="utf-8")), tensors
 
@@ -126,7 +132,3 @@ def _fsync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _as_os_error(error: Exception) -> OSError:
-    return error if isinstance(error, OSError) else OSError(28, str(error))

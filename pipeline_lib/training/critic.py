@@ -82,14 +82,20 @@ class Critic:
         return packed.unflatten(self.engine(packed))
 
     @torch.no_grad()
-    def estimate(self, batches: Sequence[tuple[PackedTrees, Tensor]]) -> list[Estimate]:
-        """Advantages and returns of every (micro-batch, its rewards_B), whitened over all ranks' tokens."""
+    def estimate(self, batches: Sequence[tuple[PackedTrees, Tensor]], nothing: PackedTrees) -> list[Estimate]:
+        """Advantages and returns of every (micro-batch, its rewards_B), whitened over all ranks' tokens.
+
+        `nothing` is computed where another rank has more micro-batches: under ZeRO-3 every forward is a collective.
+        """
         estimates = []
+        missing = self.world.max(len(batches)) - len(batches)
         for packed, rewards_B in batches:
             values_BT = self.values(packed)
             rewards_BT = terminal_rewards(rewards_B, packed.mask_BT)
             advantages_BT, returns_BT = gae(rewards_BT, values_BT, packed.mask_BT, GAMMA, LAMBDA)
             estimates.append(Estimate(advantages_BT, returns_BT, values_BT))
+        for _ in range(missing):
+            self.values(nothing)
         masks = [packed.mask_BT for packed, _ in batches]
         flat = [e.advantages_BT[m].double() for e, m in zip(estimates, masks, strict=True)]
         local = [

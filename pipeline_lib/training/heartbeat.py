@@ -78,7 +78,13 @@ class Heartbeat:
         seen: dict[int, tuple[Beat | None, float]] = {}
         looked = time.monotonic()
         while not self._stop.wait(self._every):
-            self._beat()
+            try:
+                self._beat()
+            except (
+                OSError
+            ):  # a file system that is away for a moment: this rank still says, and knows, who lives
+                seen.clear()
+                continue
             now = time.monotonic()
             if now - looked > self._every * BEATS_PER_TIMEOUT / 2:
                 seen.clear()  # it was this rank that stood still; the others may have done nothing wrong

@@ -196,6 +196,12 @@ def safety_task(examples: Sequence[SafetyExample], tokenizer: PreTrainedTokenize
     )
 
 
+def within(task: Task, max_tokens: int) -> list[Any]:
+    """The items of which every prompt + response has at most `max_tokens` tokens."""
+    # A tree does not feed its last token.
+    return [item for item in task.items if all(tree.tokens < max_tokens for tree in task.trees(item))]
+
+
 def _train(
     context: JobContext, task: Task, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[dict[str, float], list[Row]]:
@@ -203,12 +209,16 @@ def _train(
     spec, world = context.spec, context.world
     params = RewardModelParams.model_validate(spec.section)
     engine_params = EngineParams.model_validate(spec.engine)
-    order = epoch_order(len(task.items), derived_seed(spec.seed, spec.name, task.name, "heldout"), 0)
+    items = within(task, params.max_tokens)
+    order = epoch_order(len(items), derived_seed(spec.seed, spec.name, task.name, "heldout"), 0)
     aside = int(len(order) * params.heldout_fraction)
-    heldout = [task.items[i] for i in order[:aside]]
-    train = [task.items[i] for i in order[aside:]]
+    heldout = [items[i] for i in order[:aside]]
+    train = [items[i] for i in order[aside:]]
     if not train:
-        raise DataError(f"{task.name}: no example is left to train on")
+        raise DataError(
+            f"{task.name}: no example is left to train on; {len(task.items) - len(items)} of {len(task.items)} are "
+            f"longer than max_tokens = {params.max_tokens}"
+        )
     lm = load_model(context.input("model"), engine_params.dtype)
     model = ScalarModel(lm, gathered=engine_params.zero_stage < 3).to(world.device)
     engine = Engine(
@@ -238,6 +248,7 @@ def _train(
         result = _finish(context, task, model, tokenizer, train, heldout)
     return {
         **result,
+        "too_long": float(len(task.items) - len(items)),
         "loss": state.rows[-1]["loss"] if state.rows else 0.0,
         "steps": float(total),
     }, state.rows

@@ -130,8 +130,11 @@ class PolicyTrainer:
         prepared = [self._prepare(part) for part in parts]
         for index, (micros, _) in enumerate(prepared):
             if index > 0 or not self.switches.reuse_forward:
+                missing = self.world.max(len(micros)) - len(micros)
                 for micro in micros:
                     micro.old_BT, _ = self._forward(micro, old=True)
+                for _ in range(missing):
+                    logprobs_of(self.engine, self._nothing(), 1.0)
         if self.critic is not None:
             self._ask_critic(self.critic, [micro for micros, _ in prepared for micro in micros])
         tally = _Tally()
@@ -141,10 +144,9 @@ class PolicyTrainer:
                 self._optimize(parts[index], micros, totals, count, learning_rate, tally)
         return tally.finish(self.world)
 
-    @staticmethod
-    def _ask_critic(critic: Critic, micros: Sequence[_Micro]) -> None:
+    def _ask_critic(self, critic: Critic, micros: Sequence[_Micro]) -> None:
         """One advantage a token, before any weight moves."""
-        estimates = critic.estimate([(micro.packed, micro.rewards_B) for micro in micros])
+        estimates = critic.estimate([(micro.packed, micro.rewards_B) for micro in micros], self._nothing())
         _require_finite(
             [(micro, CRITIC, e.old_values_BT) for micro, e in zip(micros, estimates, strict=True)]
         )
@@ -269,10 +271,14 @@ class PolicyTrainer:
 
     def _pass_nothing(self, *, last: bool) -> None:
         """A forward and backward pass that contributes nothing, for a rank that ran out of micro-batches."""
-        packed = pack_for(self.lm, [Tree((0,), ((0,),))], self.switches)
+        packed = self._nothing()
         self.engine.backward(self.engine(packed, 1.0).sum() * 0.0, last=last)
         if self.critic is not None:
             self.critic.backward_nothing(packed, last=last)
+
+    def _nothing(self) -> PackedTrees:
+        """What a rank that ran out of micro-batches computes: under ZeRO-3 every forward is a collective."""
+        return pack_for(self.lm, [Tree((0,), ((0,),))], self.switches)
 
 
 def _require_finite(checks: Sequence[tuple[_Micro, str, Tensor]]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 import torch
 
@@ -69,13 +71,37 @@ def test_random_state_comes_back(tmp_path):
     assert torch.equal(torch.rand(3), wanted)
 
 
-def test_a_full_disk_is_one_clear_error_and_keeps_the_last(tmp_path):
-    class Full:
-        def save(self, folder):
-            raise OSError(28, "No space left on device")
+class _Failing:
+    def __init__(self, write):
+        self.write = write
 
+    def save(self, folder):
+        self.write()
+
+
+def _no_space():
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def _stale():
+    raise OSError(errno.ESTALE, "Stale file handle")
+
+
+def _lost_peer():
+    raise RuntimeError("writev [127.0.0.1]: Connection reset by peer")
+
+
+@pytest.mark.parametrize("write", [_no_space, lambda: torch.save(torch.zeros(100_000), "/dev/full")])
+def test_a_full_disk_is_one_clear_error_and_keeps_the_last(tmp_path, write):
     store = _store(tmp_path)
     store.save(1, {}, {"step": 1}, {})
     with pytest.raises(StorageError, match="disk is full"):
-        store.save(2, {"policy": Full()}, {"step": 2}, {})
+        store.save(2, {"policy": _Failing(write)}, {"step": 2}, {})
     assert store.load({})[0] == {"step": 1}
+
+
+@pytest.mark.parametrize(("write", "kind"), [(_stale, OSError), (_lost_peer, RuntimeError)])
+def test_what_may_pass_is_not_called_a_full_disk(tmp_path, write, kind):
+    """A crash is tried again; a full disk is not."""
+    with pytest.raises(kind):
+        _store(tmp_path).save(1, {"policy": _Failing(write)}, {}, {})

@@ -8,6 +8,7 @@ import torch
 from pipeline_lib.data.microworld.vocabulary import build_tokenizer
 from pipeline_lib.data.schema import PreferencePair, SafetyExample
 from pipeline_lib.errors import DataError, NonFiniteError
+from pipeline_lib.modeling import render_prompt
 from pipeline_lib.training.distributed import World
 from pipeline_lib.training.packing import Tree
 from pipeline_lib.training.reward_model import (
@@ -17,6 +18,7 @@ from pipeline_lib.training.reward_model import (
     _train_batch,
     helpfulness_task,
     safety_task,
+    within,
 )
 from tests.unit.training.tiny import tiny_model
 
@@ -62,6 +64,20 @@ PAIRS = [
     PreferencePair(f"pair{i}", "q", good, bad, "x") for i, (good, bad) in enumerate(["ab", "cd", "ef", "gh"])
 ]
 EXAMPLES = [SafetyExample(f"example{i}", "q", text, safe=True) for i, text in enumerate("abcd")]
+
+
+def test_an_item_with_a_longer_prompt_and_response_than_allowed_is_left_out():
+    tokenizer = build_tokenizer()
+    pairs = [
+        PreferencePair("longer chosen", "q", "1 2 3", "1", "x"),
+        PreferencePair("longer rejected", "q", "1", "1 2 3", "x"),
+    ]
+    examples = [SafetyExample("longer", "q", "1 2 3", safe=True), SafetyExample("short", "q", "1", safe=True)]
+    ids = (render_prompt(tokenizer, "q"), tokenizer("1 2 3", add_special_tokens=False)["input_ids"])
+    longest = sum(map(len, ids))
+    for task in (helpfulness_task(pairs, tokenizer), safety_task(examples, tokenizer)):
+        assert within(task, longest) == list(task.items)
+        assert [item.id for item in within(task, longest - 1)] == ["short"] * (task.name == "safety")
 
 
 class _Saying:
