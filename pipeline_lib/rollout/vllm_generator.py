@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipeline_lib.errors import ConfigError, NonFiniteError, WeightVersionMismatch
-from pipeline_lib.modeling import decode, require_model_dir, save_model
+from pipeline_lib.modeling import decode, require_model_dir
 from pipeline_lib.rollout.protocol import GroupCallback, ProgressCallback, next_version, require_prompts
 from pipeline_lib.types import Completion, SamplingParams
 
@@ -49,6 +49,7 @@ class VllmGenerator:
         tokenizer: PreTrainedTokenizerBase,
         *,
         weight_version: int = 0,
+        load_format: str = "auto",
     ) -> None:
         from transformers import AutoConfig, GenerationConfig
 
@@ -56,10 +57,12 @@ class VllmGenerator:
         self._tokenizer = tokenizer
         self._max_model_len = engine.vllm.max_model_len
         self._calls = 0
-        config = AutoConfig.from_pretrained(str(require_model_dir(model_dir)))
+        if load_format == "auto":
+            require_model_dir(model_dir)
+        config = AutoConfig.from_pretrained(str(model_dir))
         require_positions(config.max_position_embeddings, self._max_model_len)
         self._ends = end_ids(tokenizer, GenerationConfig.from_pretrained(str(model_dir)))
-        self._llm = _start(engine, model_dir)
+        self._llm = _start(engine, model_dir, load_format)
         self._llm.update_weight_version(str(weight_version))
 
     @classmethod
@@ -71,10 +74,20 @@ class VllmGenerator:
         *,
         weight_version: int = 0,
     ) -> VllmGenerator:
-        """An engine holding a copy of `model`'s present weights (vLLM starts from a directory)."""
+        """An engine holding a copy of `model`'s present weights.
+
+        vLLM starts from a directory; this one has no weights, which go in as every update's do. Nothing large is
+        written, and every rank may start its own (transformers saves a model on the first rank alone).
+        """
         with tempfile.TemporaryDirectory(prefix="vllm-start-") as folder:
-            save_model(model, tokenizer, Path(folder) / "model")
-            return cls(engine, Path(folder) / "model", tokenizer, weight_version=weight_version)
+            model.config.architectures = [type(model).__name__]
+            model.config.save_pretrained(folder)
+            model.generation_config.save_pretrained(folder)
+            generator = cls(
+                engine, Path(folder), tokenizer, weight_version=weight_version, load_format="dummy"
+            )
+        generator._load(model, weight_version)
+        return generator
 
     def generate(
         self,
@@ -106,7 +119,9 @@ class VllmGenerator:
 
     def update_weights(self, model: PreTrainedModel, version: int) -> None:
         """Copy `model`'s weights into the engine through vLLM's weight-transfer API."""
-        version = next_version(self.weight_version, version)
+        self._load(model, next_version(self.weight_version, version))
+
+    def _load(self, model: PreTrainedModel, version: int) -> None:
         tied = bool(model.config.tie_word_embeddings)
         weights = [
             (name, parameter.detach())
@@ -218,7 +233,7 @@ def require_positions(positions: int, max_model_len: int) -> None:
         raise ConfigError("engine.vllm.max_model_len", max_model_len, remedy)
 
 
-def _start(engine: EngineParams, model_dir: Path) -> LLM:
+def _start(engine: EngineParams, model_dir: Path, load_format: str) -> LLM:
     """Start vLLM in this process. Its environment is read at import, so it is set first."""
     on_gpu = torch.cuda.is_available()
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -228,6 +243,7 @@ def _start(engine: EngineParams, model_dir: Path) -> LLM:
     with _kept_random_state(), _kept_process_settings():
         from vllm import LLM
 
+        from pipeline_lib.rollout.vllm_device import OwnDeviceExecutor
         from pipeline_lib.rollout.vllm_weights import register
 
         options: dict[str, Any] = {}
@@ -238,6 +254,8 @@ def _start(engine: EngineParams, model_dir: Path) -> LLM:
             options["kv_cache_memory_bytes"] = int(engine.vllm.kv_cache_gib * 2**30)
         llm = LLM(
             model=str(model_dir),
+            load_format=load_format,
+            distributed_executor_backend=OwnDeviceExecutor,
             skip_tokenizer_init=True,
             dtype=engine.dtype,
             max_model_len=engine.vllm.max_model_len,
