@@ -49,14 +49,11 @@ def load_safety(spec: SourceSpec, *, seed: int) -> list[SafetyExample]:
     return cast("list[SafetyExample]", _load(spec, "safety", seed))
 
 
-def _load(spec: SourceSpec, what: str, seed: int) -> list[Any]:
+def options_of(spec: SourceSpec) -> Any:
+    """The source's own options, checked; nothing is read. ConfigError for an unknown kind or option."""
     module = _module(spec.kind)
-    if not hasattr(module, what):
-        raise ConfigError(
-            "kind", spec.kind, f"this source has no {what}; choose another for role {spec.role!r}"
-        )
     try:
-        options = module.Options.model_validate(spec.options)
+        return module.Options.model_validate(spec.options)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(["options", *(str(part) for part in first["loc"])])
@@ -64,6 +61,15 @@ def _load(spec: SourceSpec, what: str, seed: int) -> list[Any]:
         raise ConfigError(
             f"{spec.kind}.{field}", first.get("input"), f"{first['msg']}; the options are {allowed}"
         ) from error
+
+
+def _load(spec: SourceSpec, what: str, seed: int) -> list[Any]:
+    module = _module(spec.kind)
+    if not hasattr(module, what):
+        raise ConfigError(
+            "kind", spec.kind, f"this source has no {what}; choose another for role {spec.role!r}"
+        )
+    options = options_of(spec)
     records = getattr(module, what)(options, seed)
     if spec.limit is not None and spec.limit < len(records):
         chosen = sorted(random.Random(seed).sample(range(len(records)), spec.limit))
