@@ -17,11 +17,12 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pipeline_lib.errors import ConfigError, DataError
+from pipeline_lib.errors import ConfigError, DataError, StorageAway
 from pipeline_lib.modeling import load_model, load_tokenizer, save_model
 from pipeline_lib.prompt_templates import chat_template
 from pipeline_lib.startup import lean_imports
 from pipeline_lib.storage.allowed import require_allowed
+from pipeline_lib.storage.hub import hub_is_away
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,8 +35,10 @@ RANDOM_SEED = 0
 def prepare_base_model(section: PrepareBaseModelParams, out: Path) -> None:
     """Write the model that `section` names to `out`. The same source gives the same bytes.
 
-    Raises DataError when the source holds no usable model, ConfigError when it cannot be reached or
-    `layers` asks for more than it has.
+    Raises:
+        DataError: The source holds no usable model.
+        StorageAway: The hub does not answer, or cannot now.
+        ConfigError: The hub has no such model or does not give it, or `layers` asks for more than the model has.
     """
     model, tokenizer = _SOURCES[section.kind](section.source)
     if section.layers:
@@ -75,6 +78,11 @@ def _from_hub(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
         files = snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.jinja"])
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        if hub_is_away(error):
+            raise StorageAway(
+                f"prepare_base_model.source = {source!r}: the hub does not answer now ({type(error).__name__}) and the model is "
+                "not in its cache. Try again later, or use a directory."
+            ) from error
         remedy = f"the hub cannot deliver it ({type(error).__name__}); check the id and the network, or use a directory"
         raise ConfigError("prepare_base_model.source", source, remedy) from error
     return load_model(files), load_tokenizer(files)

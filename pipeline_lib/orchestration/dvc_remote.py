@@ -82,13 +82,10 @@ class DvcRemote:
     def push(self, run: Run) -> int:
         """Send what a run wrote, then the run itself; only what is not there. Returns the number of objects sent.
 
-        The cost is that of this run, however many the cache or the remote hold. Raises StorageError.
+        The cost is that of this run, however many the cache or the remote hold: one request for each object that is there.
+        A run that is there says nothing of its objects, for a damaged one may have been removed. Raises StorageError.
         """
         target = f"{self.address}/{run_path(run.key, run.value)}"
-        known: list[int | None] = []
-        self._each([target], lambda uri: known.append(s3.size_of(uri)))
-        if known[0] is not None:
-            return 0
         sent: list[str] = []
 
         def send(md5: str) -> None:
@@ -97,12 +94,16 @@ class DvcRemote:
                 s3.upload(self._checked(md5), uri)
                 sent.append(md5)
 
+        def send_run(uri: str) -> None:
+            if s3.size_of(uri) is None:
+                s3.write(_dump(run), uri)
+
         directories = [md5 for md5 in dict.fromkeys(run.outs) if md5.endswith(".dir")]
         files = [md5 for md5 in run.outs if not md5.endswith(".dir")]
         files += [md5 for directory in directories for md5 in listed(self._checked(directory))]
         self._each(list(dict.fromkeys(files)), send)
         self._each(directories, send)
-        self._each([target], lambda uri: s3.write(_dump(run), uri))
+        self._each([target], send_run)
         return len(sent)
 
     def fetch(self, md5s: Iterable[str]) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline_lib.errors import StorageError
+from pipeline_lib.errors import StorageAway, StorageError
 from pipeline_lib.evaluation.report import EvaluationReport
 from pipeline_lib.orchestration.dvc_remote import object_address
 from pipeline_lib.orchestration.remote_settings import remote_address
@@ -90,7 +90,8 @@ def register(
 
     Raises:
         DataError: A model directory holds something other than safetensors and text; nothing is registered then.
-        StorageError: MLflow cannot be reached or refuses.
+        StorageAway: MLflow cannot be reached, or cannot answer now.
+        StorageError: MLflow refuses.
     """
     for entry in entries:
         require_safe_model(root / "models" / entry.lineage.model)
@@ -103,7 +104,10 @@ def register(
 
         if isinstance(error, MlflowException):
             first = (str(error).splitlines() or [""])[0]
-            raise StorageError(
+            # A connection that fails and a time-out have 500, too.
+            status = error.get_http_status_code()
+            kind = StorageAway if status >= 500 or status == 429 else StorageError
+            raise kind(
                 f"MLflow ({uri}) did not register the models: {first[:300]}. Start it (`make up`), or unset "
                 "MLFLOW_TRACKING_URI, and run register_models again."
             ) from error

@@ -4,6 +4,9 @@ Credentials, region and endpoint come from boto3's own chain (environment, `~/.a
 `AWS_ENDPOINT_URL_S3` points it at MinIO, SeaweedFS or another server. Nothing secret enters a message.
 Retries are botocore's `standard` mode: exponential backoff with jitter. Every upload carries its SHA-256 as
 object metadata and a download that does not match it is an error; botocore adds its own CRC on the wire.
+
+What passes by itself is StorageAway (exit code 1). An expired session token is CredentialsExpired (exit code 1 too, but not
+waited for: the token is that of this process). Everything else, refused keys among it, is StorageError (exit code 2).
 """
 
 from __future__ import annotations
@@ -29,9 +32,12 @@ KEYS_FROM = "R1_S3_KEYS_FROM"
 
 _HASH_KEY = "sha256"
 _ATTEMPTS = 4
+_METADATA_ATTEMPTS = 5
+"""How often an instance role's keys are asked for. botocore's default is once: one lost answer looks like having no keys."""
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 60
-_REFUSED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "ExpiredToken")
+_EXPIRED = ("ExpiredToken", "TokenRefreshRequired")
+_REFUSED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied")
 _BUSY = ("RequestTimeout", "SlowDown", "Throttling", "NoSuchUpload")
 """Codes below 500 that a later attempt may not meet; a multipart upload is forgotten when a server starts anew."""
 _ENVIRONMENT = (
@@ -39,6 +45,12 @@ _ENVIRONMENT = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_CA_BUNDLE"),
 )
 """What boto3 reads a client's settings from."""
+
+
+class CredentialsExpired(StorageError):
+    """The session token has expired. The next attempt of a stage gets the one that Airflow's connection has by then."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +119,8 @@ def download(uri: str, path: Path, check: Callable[[Path], None] | None = None) 
     `check` may look at the file before it gets its name, and raise.
 
     Raises:
-        StorageAway: The endpoint cannot be reached, or cannot answer now.
+        StorageAway: The endpoint cannot be reached, or cannot answer now; a role's keys cannot be renewed now.
+        CredentialsExpired: The session token has expired.
         StorageError: No such bucket or object, refused credentials, content that does not match its hash, full disk.
     """
     where = S3Uri.parse(uri)
@@ -196,6 +209,7 @@ def _client_for(environment: tuple[str | None, ...]) -> Any:
     import boto3
     from botocore.config import Config
 
+    os.environ.setdefault("AWS_METADATA_SERVICE_NUM_ATTEMPTS", str(_METADATA_ATTEMPTS))
     return boto3.session.Session().client(
         "s3",
         config=Config(
@@ -224,7 +238,11 @@ def _one_line_errors(where: S3Uri) -> Iterator[None]:
         BotoCoreError,
         ClientError,
         ConnectionError,
+        CredentialRetrievalError,
+        FlexibleChecksumError,
         HTTPClientError,
+        IncompleteReadError,
+        MetadataRetrievalError,
         NoCredentialsError,
         PartialCredentialsError,
     )
@@ -242,6 +260,15 @@ def _one_line_errors(where: S3Uri) -> Iterator[None]:
         raise StorageAway(
             f"{where}: {_endpoint()} cannot be reached after {_ATTEMPTS} attempts ({type(error).__name__}). "
             "Check AWS_ENDPOINT_URL_S3 and that the server is up."
+        ) from error
+    except (CredentialRetrievalError, MetadataRetrievalError) as error:
+        raise StorageAway(
+            f"{where}: the credentials cannot be renewed now ({type(error).__name__}). "
+            "Check the instance's role, or credential_process of the profile."
+        ) from error
+    except (FlexibleChecksumError, IncompleteReadError) as error:
+        raise StorageAway(
+            f"{where}: what {_endpoint()} sent arrived damaged or in part ({type(error).__name__}). Try again."
         ) from error
     except RetriesExceededError as error:
         raise StorageAway(f"{where}: {_endpoint()} broke the transfer off {_ATTEMPTS} times.") from error
@@ -264,12 +291,19 @@ def _client_error(where: S3Uri, error: ClientError) -> StorageError:
         )
     if code in ("NoSuchKey", "404", "NotFound"):
         return StorageError(f"{where}: no such object at {_endpoint()}. Check bucket and key.")
-    if status == 403 or code in _REFUSED:
-        giver = os.environ.get(KEYS_FROM)
-        return StorageError(
-            f"{where}: {_endpoint()} refused the credentials ({code}). "
-            f"Check the keys{f' in {giver}' if giver else ''} and the bucket's policy."
+    giver = os.environ.get(KEYS_FROM)
+    place = f" in {giver}" if giver else ""
+    # The answer to HEAD has no body, and so no other code than its status.
+    unnamed = code in ("400", "403") and bool(os.environ.get("AWS_SESSION_TOKEN"))
+    if code in _EXPIRED or unnamed:
+        return CredentialsExpired(
+            f"{where}: {_endpoint()} refused the credentials ({code}): the session token {'may have' if unnamed else 'has'} "
+            f"expired. Renew it{place}" + (", or check the keys and the bucket's policy." if unnamed else ".")
         )
-    if status >= 500 or code in _BUSY:
+    if status == 403 or code in _REFUSED:
+        return StorageError(
+            f"{where}: {_endpoint()} refused the credentials ({code}). Check the keys{place} and the bucket's policy."
+        )
+    if status >= 500 or status == 429 or code in _BUSY:
         return StorageAway(f"{where}: {_endpoint()} cannot serve it now ({code}, {status}). Try again later.")
     return StorageError(f"{where}: {_endpoint()} answered {code} ({status}).")

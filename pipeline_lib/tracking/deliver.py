@@ -43,7 +43,7 @@ class Delivery:
         self._processes: set[tuple[int, float]] = set()
         self._scanned = 0
         self._monitor: SystemMetricsMonitor | None = None
-        self._known: dict[str, set[int]] | None = None
+        self._known: dict[str, set[int]] | None = {} if self.cursor.adopted else None
 
     def pending(self) -> bool:
         """True when the journal holds a whole event that was not delivered."""
@@ -121,10 +121,17 @@ class Delivery:
     def _start(self, client: MlflowClient, event: Event) -> None:
         body = event.body
         if not self.cursor.run_id:
-            run = self._unfinished(client, body["identity"]) or self._create(client, event)
-            self._write(replace(self.cursor, run_id=run.info.run_id, experiment_id=run.info.experiment_id))
-        else:
-            self._known = None
+            found = self._unfinished(client, body["identity"])
+            run = found or self._create(client, event)
+            self._write(
+                replace(
+                    self.cursor,
+                    run_id=run.info.run_id,
+                    experiment_id=run.info.experiment_id,
+                    adopted=found is not None,
+                )
+            )
+        self._known = {} if self.cursor.adopted else None
         run_id = self.cursor.run_id
         client.update_run(run_id, status="RUNNING")
         profile = _profile(self.root)
@@ -154,10 +161,7 @@ class Delivery:
             f"tags.identity = '{identity}' and attributes.status != 'FINISHED'",
             max_results=1,
         )
-        if not found:
-            return None
-        self._known = {}
-        return found[0]
+        return found[0] if found else None
 
     def _create(self, client: MlflowClient, event: Event) -> Run:
         body = event.body

@@ -39,6 +39,8 @@ class Cursor:
     """Bytes delivered."""
     run_id: str = ""
     experiment_id: str = ""
+    adopted: bool = False
+    """The run holds steps that are not in this journal: it was found in MLflow, where another journal had put it."""
     status: str = ""
     """The run's status in MLflow as last set: RUNNING, FINISHED, FAILED, KILLED, SCHEDULED; empty before it exists."""
     error: str = ""

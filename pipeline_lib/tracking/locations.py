@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from pipeline_lib.errors import ConfigError
 
 EXPERIMENT = "deepseek_r1"
 PIPELINE_RUN_ENV = "R1_PIPELINE_RUN"
 """Set by Airflow to its run id; a plain `dvc repro` derives one."""
+_LOGIN = re.compile(r"[\w.+-]+://[^:/@?#]*(?P<password>:[^@]*)?@")
+"""The user and password of a URI, as SQLAlchemy reads them: a password may hold any character but `@`."""
 
 
 def main_checkout(root: Path | None = None) -> Path:
@@ -32,16 +34,25 @@ def main_checkout(root: Path | None = None) -> Path:
 def tracking_uri(root: Path | None = None) -> str:
     """Return MLFLOW_TRACKING_URI, or the SQLite file all worktrees share.
 
-    Raises ConfigError for a server's URI with a password in it: journals, links and warnings hold the URI.
+    Raises ConfigError for one with a password in it, or a server's with a user (a token may stand there): journals, links and
+    warnings hold the URI.
     """
     named = os.environ.get("MLFLOW_TRACKING_URI")
-    if named and named.startswith("http") and urlsplit(named).password is not None:
-        raise ConfigError(
-            "MLFLOW_TRACKING_URI",
-            "(not shown)",
-            "holds a password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead",
-        )
-    return named or f"sqlite:///{store_dir(root) / 'mlflow.db'}"
+    if not named:
+        return f"sqlite:///{store_dir(root) / 'mlflow.db'}"
+    login = _LOGIN.match(named)
+    if named.lower().startswith(("http://", "https://")):
+        if login is not None:
+            raise _secret(
+                "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, instead"
+            )
+    elif (login is not None and login["password"] is not None) or "password=" in named.partition("?")[2]:
+        raise _secret("leave it to the database's driver (PostgreSQL: PGPASSFILE), or name an MLflow server")
+    return named
+
+
+def _secret(remedy: str) -> ConfigError:
+    return ConfigError("MLFLOW_TRACKING_URI", "(not shown)", f"holds a password or token; {remedy}")
 
 
 def store_dir(root: Path | None = None) -> Path:

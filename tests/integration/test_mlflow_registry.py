@@ -7,8 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from pipeline_lib.errors import DataError, StorageError
+from pipeline_lib.errors import DataError, StorageAway, StorageError
 from pipeline_lib.evaluation.report import EvaluationReport, SuiteReport
 from pipeline_lib.evaluation.statistics import Estimate
 from pipeline_lib.registry.lineage import Lineage, model_lineage
@@ -151,6 +153,44 @@ def test_the_first_good_model_is_champion_and_only_a_better_one_replaces_it(
     assert {name: str(version) for name, version in aliases.items()} == {"champion": "3", "candidate": "3"}
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "exit_code"),
+    [
+        (502, b"<html>bad gateway</html>", 1),
+        (503, b'{"error_code": "TEMPORARILY_UNAVAILABLE", "message": "the database starts"}', 1),
+        (429, b"<html>too many</html>", 1),
+        (401, b"<html>log in</html>", 2),
+        (403, b'{"error_code": "PERMISSION_DENIED", "message": "not yours"}', 2),
+        (400, b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "no such name"}', 2),
+    ],
+)
+def test_a_server_that_cannot_answer_now_is_tried_again_and_one_that_refuses_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, body: bytes, exit_code: int
+) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_address[1]}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    root = make_run(tmp_path / "run", {"base": "b"})
+    try:
+        with pytest.raises(StorageError, match="did not register the models") as caught:
+            register_run(root, {"base": 0.2})
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert caught.value.exit_code == exit_code
+
+
 def test_a_server_takes_the_references_and_its_absence_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,7 +201,7 @@ def test_a_server_takes_the_references_and_its_absence_is_one_line(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("R1_PIPELINE_RUN", "served")
     root = make_run(tmp_path / "run", {"base": "b", "r1": "r"})
-    with pytest.raises(StorageError, match="did not register the models"):
+    with pytest.raises(StorageAway, match="did not register the models"):
         register_run(root, {"base": 0.2, "r1": 0.7})
     server = subprocess.Popen(
         [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",

@@ -192,13 +192,19 @@ def test_a_killed_stage_is_reported_and_its_retry_continues_the_same_run(worktre
 
 
 def test_a_lost_journal_does_not_double_the_steps(worktree: Path) -> None:
-    """As when a retry lands on another machine: the run is found in MLflow by its identity."""
+    """As when a retry lands on another machine: the run is found in MLflow by its identity.
+
+    The other machine is stopped, too, before it is as far as the first one was, and starts a second time.
+    """
     body = "for step in range({}, {}): run.log_metrics({{'accuracy': 0.1}}, step)\n{}"
     code, _ = run_stage(worktree, body.format(0, 5, "raise SystemExit(75)"), R1_PIPELINE_RUN="manual__3")
     assert code == 75
     settle(worktree)
     (journal,) = [j for j in journals(journal_dir(worktree)) if j.cursor().status == "FAILED"]
     journal.remove()
+    code, _ = run_stage(worktree, body.format(2, 4, "raise SystemExit(75)"), R1_PIPELINE_RUN="manual__3")
+    assert code == 75
+    settle(worktree)
     assert run_stage(worktree, body.format(3, 8, ""), R1_PIPELINE_RUN="manual__3")[0] == 0
     settle(worktree)
     (run,) = runs_of(worktree, "tags.stage = 'train_r1_zero' and tags.pipeline_run = 'manual__3'")

@@ -295,6 +295,26 @@ def test_an_object_that_is_not_what_its_name_says_is_refused(
     assert any("was run before, but its outs cannot be fetched" in line for line in lines)
 
 
+def test_a_removed_object_is_put_back_by_whoever_has_it_or_computes_it(
+    server: Seaweed, prefix: str, env: dict[str, str], tmp_path: Path
+) -> None:
+    """The remedy for a damaged object. Its stage's outs are the same each time, so the run in the remote is the same, too."""
+    first = build(tmp_path / "first")
+    second = clone(first, tmp_path / "second")
+    run(first, "prepare", env, [])
+    whole = server.keys(f"{prefix}/files/")
+    big = max(whole, key=lambda key: whole[key])
+    body = server.body(big)
+    for root, how in ((first, How.UNCHANGED), (second, How.COMPUTED)):
+        server.client().delete_object(Bucket=BUCKET, Key=big)
+        lines: list[str] = []
+        assert run(root, "prepare", env, lines) is how
+        assert [line for line in lines if "1 objects pushed" in line]
+        assert server.keys(f"{prefix}/files/") == whole
+        assert server.body(big) == body
+    assert len(server.keys(f"{prefix}/runs/")) == 1
+
+
 @dataclass(frozen=True)
 class _Lost:
     """A finished run of which everything is in S3; its machine has lost the DVC cache and the outs."""

@@ -17,7 +17,8 @@ from pipeline_lib.data.published import (
     read_published_safety,
 )
 from pipeline_lib.data.schema import PreferencePair, SafetyExample
-from pipeline_lib.errors import StorageError
+from pipeline_lib.errors import StorageAway, StorageError
+from pipeline_lib.storage.hub import hub_is_away
 from pipeline_lib.types import Problem
 
 
@@ -30,7 +31,12 @@ class Options(PublishedOptions):
 
 
 def _fetched(options: Options) -> Path:
-    """The file in the hub's local cache. Raises StorageError naming repository, file and remedy."""
+    """The file in the hub's local cache.
+
+    Raises:
+        StorageAway: The hub does not answer, or cannot now, and the file is not in the cache.
+        StorageError: The hub refuses, has no such file, or may not be asked; the message names repository, file and remedy.
+    """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -48,7 +54,8 @@ def _fetched(options: Options) -> Path:
             hf_hub_download(options.dataset, options.file, repo_type="dataset", revision=options.revision)
         )
     except LocalEntryNotFoundError as error:
-        raise StorageError(
+        kind = StorageAway if hub_is_away(error) else StorageError
+        raise kind(
             f"{where}: the hub cannot be reached and the file is not in its cache. Go online once."
         ) from error
     except GatedRepoError as error:
@@ -56,9 +63,8 @@ def _fetched(options: Options) -> Path:
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError, HFValidationError) as error:
         raise StorageError(f"{where}: {type(error).__name__}. Correct dataset, file or revision.") from error
     except (HfHubHTTPError, OSError) as error:
-        raise StorageError(
-            f"{where}: the hub refused ({type(error).__name__}). Try again or use a file."
-        ) from error
+        kind = StorageAway if hub_is_away(error) else StorageError
+        raise kind(f"{where}: the hub refused ({type(error).__name__}). Try again or use a file.") from error
 
 
 def problems(options: Options, seed: int) -> list[Problem]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline_lib.errors import ConfigError
 from pipeline_lib.tracking.locations import git_commit, main_checkout, pipeline_run, tracking_uri
 from pipeline_lib.tracking.run import flatten
 
@@ -48,6 +49,42 @@ def test_a_plain_repro_is_named_by_place_and_parameters(
     assert pipeline_run(repository) != first
     monkeypatch.setenv("R1_PIPELINE_RUN", "manual__2026")
     assert pipeline_run(repository) == "manual__2026"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://someone:hush-9@mlflow.example",  # pragma: allowlist secret (the test's own)
+        "HTTP://hush-9@mlflow.example:5000",
+        "postgresql://mlflow:hush-9@db/mlflow",  # pragma: allowlist secret (the test's own)
+        "postgresql+psycopg2://mlflow:hush-9/x?y#z@db:5432/mlflow",  # pragma: allowlist secret (the test's own)
+        "mysql://:hush-9@db/mlflow",  # pragma: allowlist secret (the test's own)
+        "postgresql://db/mlflow?user=mlflow&password=hush-9",  # pragma: allowlist secret (the test's own)
+    ],
+)
+def test_a_uri_with_a_password_or_a_token_is_refused_and_not_repeated(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(ConfigError, match=r"MLFLOW_TRACKING_URI.*holds a password or token") as caught:
+        tracking_uri()
+    assert "hush-9" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://127.0.0.1:5000",
+        "https://mlflow.example/at/a/path",
+        "postgresql://mlflow@db:5432/mlflow",
+        "postgresql:///mlflow?host=/run/postgresql",
+        "sqlite:////data/someone@example.org:1/mlflow.db",
+        "databricks://profile",
+    ],
+)
+def test_a_uri_without_a_secret_is_taken(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert tracking_uri() == uri
 
 
 def test_uncommitted_edits_show_in_the_commit(repository: Path) -> None:
