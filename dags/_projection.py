@@ -18,7 +18,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from pipeline_lib.errors import ConfigError, PipelineError
 from pipeline_lib.orchestration import worktree
 from pipeline_lib.orchestration.graph import Graph, Stage, load_graph, load_yaml
-from pipeline_lib.orchestration.runner import StageFailed, StageRun
+from pipeline_lib.orchestration.runner import StageRun
 
 _log = logging.getLogger(__name__)
 
@@ -184,12 +184,12 @@ def _name(context: Any) -> str:
 
 
 def _or_fail(work: Callable[[], Any]) -> Any:
-    """A person's mistake fails the task at once and leaves its one line where the REST API finds it; S3 that is away is retried."""
+    """A person's mistake fails the task at once and leaves its one line where the REST API finds it; S3 or MLflow that is away is retried."""
     try:
         return work()
     except PipelineError as error:
         get_current_context()["ti"].xcom_push(ERROR_KEY, str(error))
-        if isinstance(error, StageFailed) and error.retry:
+        if error.retry:
             raise AirflowException(str(error)) from None
         raise AirflowFailException(str(error)) from None
 

@@ -18,6 +18,11 @@ class PipelineError(Exception):
 
     exit_code = 1
 
+    @property
+    def retry(self) -> bool:
+        """True where trying again can help: preempted, crashed, away; never for bad input or a failed gate."""
+        return self.exit_code not in (EXIT_BAD_INPUT, EXIT_GATE_FAILED)
+
 
 class ConfigError(PipelineError):
     """A parameter is unknown, of the wrong type, or out of range."""

@@ -132,8 +132,8 @@ class TrackingServer:
             raise MlflowUnreachable(f"MLflow at {self.uri} does not answer: {error}") from None
 
 
-class _NotFound(PipelineError):
-    pass
+class _NotFound(MlflowUnreachable):
+    """It answers, and has no such thing."""
 
 
 def tracking_server(env: Mapping[str, str], root: Path) -> TrackingServer | None:

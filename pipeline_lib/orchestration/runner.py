@@ -63,11 +63,6 @@ class StageFailed(PipelineError):
         super().__init__(message)
 
     @property
-    def retry(self) -> bool:
-        """True where trying again can help: preempted or crashed; never for bad input or a failed gate."""
-        return self.exit_code not in (EXIT_BAD_INPUT, EXIT_GATE_FAILED)
-
-    @property
     def preempted(self) -> bool:
         """True where the job wrote a checkpoint and asked to be started again."""
         return self.exit_code == EXIT_PREEMPTED

@@ -53,19 +53,57 @@ seconds = time.process_time() - before
 heavy = [m for m in json.loads(sys.argv[1]) if m in sys.modules]
 print("RESULT" + json.dumps({"seconds": seconds, "heavy": heavy, "dags": found}))
 """
+FAIL = """
+import json
+from types import SimpleNamespace
+from dags import _projection
+from pipeline_lib.errors import ConfigError, DataError, StorageAway
+from pipeline_lib.orchestration.links import MlflowUnreachable
+
+told = []
+ti = SimpleNamespace(xcom_push=lambda key, value: told.append(value))
+_projection.get_current_context = lambda: {"ti": ti}
+
+def fail(error):
+    raise error
+
+kinds = []
+for error in (MlflowUnreachable("a"), StorageAway("b"), ConfigError("field", 1, "remedy"), DataError("d")):
+    try:
+        _projection._or_fail(lambda: fail(error))
+    except Exception as raised:
+        kinds.append(type(raised).__name__)
+print("RESULT" + json.dumps([kinds, told]))
+"""
 
 
 @pytest.fixture(scope="module")
-def imported(tmp_path_factory: pytest.TempPathFactory):
+def airflow_python(tmp_path_factory: pytest.TempPathFactory):
+    """Runs a program where Airflow can be imported; what it says after RESULT."""
     env = {
         **os.environ,
         "PYTHONPATH": f"{PROJECT}:{PROJECT / 'dags'}",
         "AIRFLOW_HOME": str(tmp_path_factory.mktemp("home")),
     }
-    command = [sys.executable, "-c", SHOW, json.dumps(HEAVY), *DAG_FILES]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.rpartition("RESULT")[2])
+
+    def run(program: str, *arguments: str):
+        command = [sys.executable, "-c", program, *arguments]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.rpartition("RESULT")[2])
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def imported(airflow_python):
+    return airflow_python(SHOW, json.dumps(HEAVY), *DAG_FILES)
+
+
+def test_what_is_away_is_tried_again_and_a_mistake_is_not(airflow_python):
+    kinds, told = airflow_python(FAIL)
+    assert kinds == ["AirflowException", "AirflowException", "AirflowFailException", "AirflowFailException"]
+    assert told == ["a", "b", "field = 1: remedy", "d"]
 
 
 def test_nothing_heavy_is_imported(imported):
