@@ -17,7 +17,7 @@ class JobFailed(PipelineError):
 
 
 class NotAnswering(JobFailed):
-    """A queue or a cluster does not answer; the job may well go on."""
+    """A queue or a cluster does not answer, or takes no job now; a job that it has may well go on."""
 
 
 class JobHeld(PipelineError):
@@ -73,9 +73,12 @@ class Launcher(Protocol):
     """One place where jobs run. `waiting.run_to_end` is what makes of it a job that ends."""
 
     def find(self, job: Job) -> Submitted | None:
-        """The living copy of this job, whoever submitted it; None when there is none."""
+        """The living copy of this job, whoever submitted it; None when there is none. NotAnswering where nobody can be asked."""
         ...
 
     def submit(self, job: Job) -> Submitted:
-        """Start the job. Idempotent: where another process was faster, its copy is returned."""
+        """Start the job. Idempotent: where another process, or an earlier call that got no answer, was faster, its copy is returned.
+
+        NotAnswering where nobody can be asked, or where no job is taken now.
+        """
         ...

@@ -7,7 +7,7 @@ vanish with their end, and then the Job's condition says which rule of its failu
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,8 @@ BAD_START = {
     "RegistryUnavailable", "RunContainerError",
 }  # fmt: skip
 """Why it waits in vain when the kubelet still says so after `START_PATIENCE`: a registry may be away for a moment."""
-START_PATIENCE = timedelta(minutes=5)
+START_PATIENCE = 300.0
+"""Seconds."""
 
 
 def finished(job: V1Job) -> V1JobCondition | None:
@@ -66,13 +67,27 @@ def taken_back(job: V1Job, ended: Status) -> bool:
     return ended.exit_code == EXIT_PREEMPTED and end.reason == "PodFailurePolicy"
 
 
-def hopeless(pods: Sequence[V1Pod], now: datetime) -> str | None:
-    """Why a pod will never start as it was described; None where it may."""
+def failing_since(pods: Sequence[V1Pod], before: Mapping[str, float], now: float) -> dict[str, float]:
+    """Pods that the kubelet says it cannot start, and since when it has said so at every look.
+
+    `before`: what the look before returned; `now`: on a clock that nobody sets.
+    """
+    names = [
+        pod.metadata.name
+        for pod in pods
+        if any(reason in BAD_IMAGE | BAD_START for reason, _ in _waiting_containers(pod))
+    ]
+    return {name: before.get(name, now) for name in names}
+
+
+def hopeless(pods: Sequence[V1Pod], since: Mapping[str, float], now: float) -> str | None:
+    """Why a pod will never start as it was described; None where it may. `since`: of `failing_since`."""
     for pod in pods:
+        name = pod.metadata.name
+        tried = now - since.get(name, now)
         for reason, message in _waiting_containers(pod):
-            since = pod.status.start_time or now
-            if reason in BAD_IMAGE or (reason in BAD_START and now - since > START_PATIENCE):
-                return f"{pod.metadata.name} cannot start: {reason}: {message}"
+            if reason in BAD_IMAGE or (reason in BAD_START and tried > START_PATIENCE):
+                return f"{name} cannot start: {reason}: {message}"
     return None
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 from pipeline_lib.errors import EXIT_BAD_INPUT, EXIT_PREEMPTED
 from pipeline_lib.launch.base import JobFailed, Status
 from pipeline_lib.launch.job import LOG, TAIL_LINES, Job, LogReader
-from pipeline_lib.launch.jobstate import ending, hopeless, overdue, status_of, taken_back
+from pipeline_lib.launch.jobstate import ending, failing_since, hopeless, overdue, status_of, taken_back
 from pipeline_lib.launch.kubernetes_api import Cluster
 from pipeline_lib.launch.manifest import job_manifest, job_name
 from pipeline_lib.launch.pod import pod_log
@@ -38,8 +38,10 @@ class KubernetesLauncher:
         """The Job of this name, unless it has ended."""
         asked = KubernetesParams.model_validate(job.settings)
         cluster = Cluster(asked)
-        found = _living(cluster, job)
-        return KubernetesJob(cluster, job, asked, found) if found else None
+        found = cluster.job(job_name(job))
+        if found is None or _has_ended(cluster, found):
+            return None
+        return KubernetesJob(cluster, job, asked, found)
 
     def submit(self, job: Job) -> KubernetesJob:
         """Create the Job, unless a living one has its name; one that has ended makes room."""
@@ -50,21 +52,18 @@ class KubernetesLauncher:
         return running
 
 
-def _living(cluster: Cluster, job: Job) -> V1Job | None:
-    found = cluster.job(job_name(job))
-    if found is None or status_of(found, cluster.pods(found)).phase == "ended":
-        return None
-    return found
+def _has_ended(cluster: Cluster, found: V1Job) -> bool:
+    return status_of(found, cluster.pods(found)).phase == "ended"
 
 
 def _create(cluster: Cluster, job: Job, asked: KubernetesParams) -> V1Job:
     """The new Job, or the living one that has its name. One that has ended makes room."""
     manifest, deadline = job_manifest(job, asked), time.monotonic() + REPLACE_SECONDS
     while time.monotonic() < deadline:
-        if living := _living(cluster, job):
-            return living
-        if (ended := cluster.job(job_name(job))) is not None:
-            cluster.delete_job(ended)
+        if (found := cluster.job(job_name(job))) is not None:
+            if not _has_ended(cluster, found):
+                return found
+            cluster.delete_job(found)
             time.sleep(REPLACE_LOOK_SECONDS)
             continue
         for index in range(job.nodes):
@@ -87,6 +86,7 @@ class KubernetesJob:
     def _follow(self, found: V1Job) -> None:
         """From now on this object stands for `found`."""
         self._found = found
+        self._failing_since: dict[str, float] = {}
         self.new_output = PodLogs(self._job, self._log)
         if self._job.nodes > 1 and found.metadata.deletion_timestamp is None:
             self._cluster.ensure_service(found)
@@ -98,11 +98,12 @@ class KubernetesJob:
 
     def status(self) -> Status:
         """Ask the API server. A Job that cannot start as it was described is deleted."""
+        # The pods first: one that vanishes in between has ended, and then the Job says so.
+        pods = self._cluster.pods(self._found)
         found = self._cluster.job(self._found.metadata.name)
         if found is None or found.metadata.uid != self._found.metadata.uid:
             self.new_output.is_last = True
             return Status("ended", EXIT_PREEMPTED, f"{self.title} was deleted")
-        pods = self._cluster.pods(found)
         status = status_of(found, pods)
         if status.phase == "ended":
             return self._again() if taken_back(found, status) else self._note_end(status, pods)
@@ -111,14 +112,15 @@ class KubernetesJob:
     def _before_the_end(self, found: V1Job, pods: list[V1Pod], status: Status) -> Status:
         if found.spec.suspend:
             return self._suspended(found)
-        now = datetime.now(UTC)
-        if why := hopeless(pods, now):
+        now = time.monotonic()
+        self._failing_since = failing_since(pods, self._failing_since, now)
+        if why := hopeless(pods, self._failing_since, now):
             self._cluster.delete_job(found)
             return Status("ended", EXIT_BAD_INPUT, f"{why}. {self.title} is deleted; mend engine.kubernetes")
         if status.phase == "running":
             return status
         why = (len(pods) < self._job.nodes and self._cluster.warning(found)) or status.detail
-        if overdue(found, self._asked.start_minutes, now):
+        if overdue(found, self._asked.start_minutes, datetime.now(UTC)):
             return self._held(f"it could not start for {self._asked.start_minutes} minutes: {why}")
         return Status("waiting", None, why)
 

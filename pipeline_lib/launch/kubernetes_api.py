@@ -1,7 +1,8 @@
 """The few requests the launcher makes, with every refusal as a sentence.
 
 What the account needs in the namespace is `infra/kubernetes/access.yaml`. An API server that is away, overloaded or
-restarting raises NotAnswering; one that refuses raises ConfigError with its own words.
+restarting raises NotAnswering, and so does one that no longer knows a token that it knew; one that refuses raises
+ConfigError with its own words.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from kubernetes.client import ApiClient, V1Job, V1Pod
 
 TIMEOUT_SECONDS = 30
-GONE, CONFLICT = 404, 409
+UNAUTHORIZED, GONE, CONFLICT = 401, 404, 409
 BUSY = (408, 429)
 KUEUE = "kueue.x-k8s.io"
 UID_LABEL = "batch.kubernetes.io/controller-uid"
@@ -39,6 +40,8 @@ class Cluster:
                 "its client is missing; install this project's extra `kubernetes`",
             ) from None
         self._namespace = asked.namespace
+        self._is_known = False
+        """The API server has known this client's token; should it not, that passes: it restarts, or reads the keys anew."""
         api = _connect(asked)
         self._jobs, self._core = client.BatchV1Api(api), client.CoreV1Api(api)
         self._groups, self._custom = client.ApisApi(api), client.CustomObjectsApi(api)
@@ -56,13 +59,13 @@ class Cluster:
                 "engine.kubernetes", field, f"not a field of a Job: {error.errors()[0]['msg']}"
             ) from None
         create = self._jobs.create_namespaced_job
-        return _ask(
+        return self._ask(
             "create jobs", create, self._namespace, job, field_validation="Strict", none_for=(CONFLICT,)
         )
 
     def job(self, name: str) -> V1Job | None:
         """The Job of that name, if there is one."""
-        return _ask("get jobs", self._jobs.read_namespaced_job, name, self._namespace, none_for=(GONE,))
+        return self._ask("get jobs", self._jobs.read_namespaced_job, name, self._namespace, none_for=(GONE,))
 
     def delete_job(self, job: V1Job) -> None:
         """Delete this very Job, not one that has taken its name; it stays until its pods have ended."""
@@ -72,13 +75,13 @@ class Cluster:
             propagation_policy="Foreground", preconditions=V1Preconditions(uid=job.metadata.uid)
         )
         delete = self._jobs.delete_namespaced_job
-        _ask(
+        self._ask(
             "delete jobs", delete, job.metadata.name, self._namespace, body=options, none_for=(GONE, CONFLICT)
         )
 
     def pods(self, job: V1Job) -> list[V1Pod]:
         """The Job's pods that the API server still knows."""
-        found = _ask(
+        found = self._ask(
             "list pods",
             self._core.list_namespaced_pod,
             self._namespace,
@@ -89,7 +92,7 @@ class Cluster:
     def log(self, pod: V1Pod, lines: int) -> str:
         """The end of what a pod's container wrote; empty where it wrote nothing."""
         read = self._core.read_namespaced_pod_log
-        text = _ask(
+        text = self._ask(
             "get pods/log", read, pod.metadata.name, self._namespace, tail_lines=lines, none_for=(GONE,)
         )
         return text or ""
@@ -99,7 +102,7 @@ class Cluster:
         name, uid = job.metadata.name, job.metadata.uid
         create, read = self._core.create_namespaced_service, self._core.read_namespaced_service
         while (
-            _ask(
+            self._ask(
                 "create services",
                 create,
                 self._namespace,
@@ -109,10 +112,10 @@ class Cluster:
             )
             is None
         ):
-            there = _ask("get services", read, name, self._namespace, none_for=(GONE,))
+            there = self._ask("get services", read, name, self._namespace, none_for=(GONE,))
             if there is not None and any(owner.uid == uid for owner in there.metadata.owner_references or ()):
                 return
-            _ask(
+            self._ask(
                 "delete services",
                 self._core.delete_namespaced_service,
                 name,
@@ -122,7 +125,7 @@ class Cluster:
 
     def warning(self, job: V1Job) -> str:
         """The newest warning about the Job itself: why its pods are not created (a quota, an account)."""
-        found = _ask(
+        found = self._ask(
             "list events",
             self._core.list_namespaced_event,
             self._namespace,
@@ -133,11 +136,11 @@ class Cluster:
 
     def queue_says(self, job: V1Job) -> tuple[str, bool]:
         """Why Kueue has not let the Job start, and whether that is for ever."""
-        groups = _ask("list API groups", self._groups.get_api_versions).groups
+        groups = self._ask("list API groups", self._groups.get_api_versions).groups
         version = next((group.preferred_version.version for group in groups if group.name == KUEUE), None)
         if version is None:
             return "engine.kubernetes.queue is set, but this cluster has no Kueue", True
-        found = _ask(
+        found = self._ask(
             f"list workloads.{KUEUE}",
             self._custom.list_namespaced_custom_object,
             KUEUE,
@@ -153,6 +156,35 @@ class Cluster:
                 if condition["type"] == "QuotaReserved" and condition["status"] == "False":
                     return condition["message"], condition["reason"] == "Inadmissible"
         return "Kueue has not let it start", False
+
+    def _ask(
+        self,
+        what: str,
+        request: Callable[..., Any],
+        *args: Any,
+        none_for: tuple[int, ...] = (),
+        **options: Any,
+    ) -> Any:
+        """The answer; None for a status of `none_for`."""
+        import urllib3
+        from kubernetes.client import ApiException
+
+        try:
+            answer = request(*args, **options, _request_timeout=TIMEOUT_SECONDS)
+        except ApiException as error:
+            if error.status in none_for:
+                self._is_known = True
+                return None
+            said = _message(error)
+            if error.status in BUSY or error.status is None or error.status >= 500:
+                raise NotAnswering(f"the API server does not answer: {said}") from None
+            if error.status == UNAUTHORIZED and self._is_known:
+                raise NotAnswering(f"the API server does not know this account now: {said}") from None
+            raise ConfigError("engine.kubernetes", what, f"the API server refuses: {said}") from None
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise NotAnswering(f"the API server does not answer: {error}") from None
+        self._is_known = True
+        return answer
 
 
 def _connect(asked: KubernetesParams) -> ApiClient:
@@ -171,26 +203,6 @@ def _connect(asked: KubernetesParams) -> ApiClient:
         raise ConfigError(
             "engine.kubernetes.context", asked.context, f"{error}; set KUBECONFIG, or name a context of it"
         ) from None
-
-
-def _ask(
-    what: str, request: Callable[..., Any], *args: Any, none_for: tuple[int, ...] = (), **options: Any
-) -> Any:
-    """The answer; None for a status of `none_for`."""
-    import urllib3
-    from kubernetes.client import ApiException
-
-    try:
-        return request(*args, **options, _request_timeout=TIMEOUT_SECONDS)
-    except ApiException as error:
-        if error.status in none_for:
-            return None
-        said = _message(error)
-        if error.status in BUSY or error.status is None or error.status >= 500:
-            raise NotAnswering(f"the API server does not answer: {said}") from None
-        raise ConfigError("engine.kubernetes", what, f"the API server refuses: {said}") from None
-    except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise NotAnswering(f"the API server does not answer: {error}") from None
 
 
 def _message(error: Any) -> str:

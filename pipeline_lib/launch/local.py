@@ -113,7 +113,8 @@ class LocalJob:
         The DeepSpeed launcher itself is left out: it would kill its ranks before they have written a checkpoint.
         """
         for pid in ranks_of(self._pid(), self._job.module):
-            os.kill(pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):  # it ended meanwhile
+                os.kill(pid, signal.SIGTERM)
 
     def close(self) -> None:
         """Let go of the lock's file; a living job keeps the lock."""

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -46,10 +47,13 @@ class Pod:
         signal.signal(signal.SIGTERM, self._stop)
 
     def _copy(self, reader: int) -> None:
+        """A place that takes no more (a full volume, a server that is away) must not stop the ranks at a full pipe."""
         while data := os.read(reader, 1 << 16):
-            self._log.write(data)
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
+            with suppress(OSError):
+                self._log.write(data)
+            with suppress(OSError):
+                sys.stdout.buffer.write(data)
+                sys.stdout.buffer.flush()
 
     def say(self, text: str) -> None:
         """One line of our own in the log."""

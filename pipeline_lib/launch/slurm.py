@@ -54,6 +54,12 @@ UNREACHABLE = (
                        errno.ENOTCONN, errno.EPIPE, errno.ETIMEDOUT)),
 )  # fmt: skip
 """How sbatch says that nobody heard it, or that it heard no answer: Slurm's communication errors and the system's."""
+FULL = (
+    "Slurm temporarily unable to accept job", "Slurm job queue full", "Job creation temporarily disabled",
+    "Unable to create job record, try again", os.strerror(errno.EAGAIN), "SubmitJob",
+)  # fmt: skip
+"""How it says that no job is taken until others have ended. `SubmitJob`: the limits of a user, an account or a QOS on
+submitted jobs (QOSMaxSubmitJobPerUserLimit, AssocGrpSubmitJobsLimit, MaxSubmitJobsPerAccount …)."""
 NO_LONGER_THERE = ("Invalid job id specified", "already completing or completed")
 
 COLUMNS = {"JobID": 20, "State": 24, "exit_code": 12, "Reason": 64, "Name": 320, "WorkDir": 4096}
@@ -161,7 +167,10 @@ def _queue(job: Job) -> list[Row]:
 
 
 def _sbatch(job: Job, lock: int) -> str:
-    """Submit; the job's id. sbatch inherits the lock: if this process dies now, the next one waits for its answer."""
+    """Submit; the job's id. sbatch inherits the lock: if this process dies now, the next one waits for its answer.
+
+    It has a session of its own: whoever stops the stage's does not cut it off from an answer on its way.
+    """
     script = job.folder / SCRIPT
     script.write_text(render(job), encoding="utf-8")
     # Slurm's own variables of an outer job and the mark by which a stage's processes are swept are not the job's.
@@ -170,8 +179,11 @@ def _sbatch(job: Job, lock: int) -> str:
         env["SLURM_CONF"] = os.environ["SLURM_CONF"]
     done = _run("sbatch", "--parsable", str(script), env=env, keep=lock)
     if done.returncode:
-        if any(words in done.stderr for words in UNREACHABLE):  # the job may be in the queue all the same
+        # Killed, or cut off from the answer: the job may be in the queue all the same.
+        if done.returncode < 0 or any(words in done.stderr for words in UNREACHABLE):
             raise _no_answer(done)
+        if any(words in done.stderr for words in FULL):
+            raise NotAnswering(f"Slurm takes no more jobs now: {_said(done)}")
         raise ConfigError("engine.slurm", "sbatch", _said(done))
     job_id = done.stdout.strip().partition(";")[0]
     print(f"{job.name}: submitted as Slurm job {job_id}", file=sys.stderr, flush=True)
@@ -189,10 +201,15 @@ def _submitting(folder: Path) -> Iterator[int]:
 def _run(
     *command: str, env: dict[str, str] | None = None, keep: int | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """A Slurm command that ended. ConfigError where there is none."""
+    """A Slurm command that ended. ConfigError where there is none. One with a file to `keep` gets a session of its own."""
     try:
         return subprocess.run(
-            command, capture_output=True, text=True, env=env, pass_fds=() if keep is None else (keep,)
+            command,
+            capture_output=True,
+            text=True,
+            env=env,
+            pass_fds=() if keep is None else (keep,),
+            start_new_session=keep is not None,
         )
     except FileNotFoundError:
         raise ConfigError(

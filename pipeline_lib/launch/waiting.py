@@ -9,12 +9,13 @@ from __future__ import annotations
 import fcntl
 import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 from pipeline_lib.errors import EXIT_BAD_INPUT, EXIT_PREEMPTED, DataError, PipelineError, Preempted
 from pipeline_lib.launch.base import (
@@ -30,6 +31,7 @@ from pipeline_lib.launch.base import (
 from pipeline_lib.launch.job import (
     LOG,
     RESULT,
+    Job,
     describe,
     finished_result,
     log_tail,
@@ -41,28 +43,38 @@ from pipeline_lib.training.spec import JobSpec
 OWNER = "owner.lock"
 """Held by the process that waits for the job."""
 ECHO_SECONDS = 0.1
+ASK_AGAIN_SECONDS = 3.0
+"""How long to leave between two attempts to find or to submit a job."""
 PATIENCE_SECONDS = 600.0
-"""A controller may be restarted under a running job; only after this long without an answer is waiting given up."""
+"""A controller may be restarted at any time; only after this long without an answer is waiting given up."""
 LOST = "RankLost: "
 """How a rank begins that leaves because it misses another (`training.heartbeat`)."""
 TOLD = (PREEMPTED, "ConfigError: ", "DataError: ", "StorageError: ")
 """How a job's one-line errors begin in its log (`training.job.main`)."""
+T = TypeVar("T")
+
+
+@dataclass
+class StopRequests:
+    """How often SIGTERM and SIGINT have asked this process to stop."""
+
+    count: int = 0
 
 
 def run_to_end(launcher: Launcher, spec: JobSpec) -> Mapping[str, float]:
     """Run the job to its end; see `launch.run_job`."""
     root = Path.cwd()
     folder = prepare_folder(spec, root)
-    with _owning(folder, spec.name):
+    with _owning(folder, spec.name), _signals() as stops:
         job = describe(spec, root, folder)
-        running, ended = launcher.find(job), Status("ended", 0)
+        running, ended = _answer(lambda: launcher.find(job), job.name, stops), Status("ended", 0)
         if running is not None:
             print(f"{spec.name}: already running as {running.title}; waiting for it", file=sys.stderr)
-            ended = _await(running)
+            ended = _await(running, stops)
         # A job that has its result and no outputs wrote them before dvc cleared them away for this attempt: its checkpoint makes them again.
         if finished_result(spec, root, folder) is None and (running is None or (folder / RESULT).is_file()):
             (folder / RESULT).unlink(missing_ok=True)
-            ended = _await(launcher.submit(job))
+            ended = _await(_submit(launcher, job, stops), stops)
         metrics = finished_result(spec, root, folder)
         if metrics is None:
             raise error_of(ended, folder, spec.name)
@@ -90,17 +102,48 @@ def error_of(ended: Status, folder: Path, name: str) -> PipelineError:
     return JobFailed(f"{name} ended {how}; the end of {folder / LOG}:\n" + "\n".join(lines))
 
 
-def _await(running: Submitted) -> Status:
-    """Wait for the end, copying the job's output to stderr; SIGTERM and SIGINT are passed on, once each."""
-    with closing(running), _signals() as asked_to_stop:
-        next_look, told = 0.0, ""
+def _submit(launcher: Launcher, job: Job, stops: StopRequests) -> Submitted:
+    """Submit the job. Preempted where this process was asked to stop before.
+
+    Once it is asked to, it only looks: a submission that got no answer may be in the queue all the same.
+    """
+    submitted = _answer(lambda: launcher.find(job) if stops.count else launcher.submit(job), job.name, stops)
+    if submitted is None:
+        raise Preempted("stopped before the job was submitted")
+    return submitted
+
+
+def _answer(ask: Callable[[], T], name: str, stops: StopRequests) -> T:
+    """What `ask` returns, which is called again while it raises NotAnswering: for PATIENCE_SECONDS, or once more after a stop."""
+    begun = time.monotonic()
+    while True:
+        is_last = stops.count > 0
+        try:
+            return ask()
+        except NotAnswering as error:
+            if is_last:
+                raise Preempted(
+                    f"stopped before the job was submitted; if it is in the queue all the same, a retry finds it ({error})"
+                ) from None
+            if time.monotonic() - begun > PATIENCE_SECONDS:
+                raise
+            print(f"{name}: {error}; asking again", file=sys.stderr, flush=True)
+        next_attempt = time.monotonic() + ASK_AGAIN_SECONDS
+        while time.monotonic() < next_attempt and not stops.count:
+            time.sleep(ECHO_SECONDS)
+
+
+def _await(running: Submitted, stops: StopRequests) -> Status:
+    """Wait for the end, copying the job's output to stderr; requests to stop, earlier ones too, are passed on."""
+    with closing(running):
+        next_look, told, passed_on = 0.0, "", 0
         status, answered = Status("running"), time.monotonic()
         while True:
             if time.monotonic() >= next_look:
                 try:
-                    if asked_to_stop.is_set():
+                    if (asked := stops.count) > passed_on:
                         running.stop()
-                        asked_to_stop.clear()
+                        passed_on = asked
                     status, answered = running.status(), time.monotonic()
                 except NotAnswering as error:
                     if time.monotonic() - answered > PATIENCE_SECONDS:
@@ -138,16 +181,16 @@ def _owning(folder: Path, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """Set by SIGTERM and SIGINT to this process, which goes on."""
-    asked = threading.Event()
+def _signals() -> Iterator[StopRequests]:
+    """Counts SIGTERM and SIGINT to this process, which goes on."""
+    stops = StopRequests()
 
     def note(_number: int, _frame: FrameType | None) -> None:
-        asked.set()
+        stops.count += 1
 
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield asked
+        yield stops
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline_lib.errors import EXIT_BAD_INPUT, EXIT_GATE_FAILED, EXIT_PREEMPTED, PipelineError
+from pipeline_lib.errors import EXIT_PREEMPTED, PipelineError
 from pipeline_lib.orchestration import dvc_locks, processes
 from pipeline_lib.orchestration.dvc_output import How, Output
 from pipeline_lib.orchestration.integrity import differing_outputs, remove_output

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -42,7 +43,10 @@ class _Log:
 
 
 class _Keeper(threading.Thread):
-    """Beats, and stops the stage when there is a reason to; again and again, for it may be between two commands."""
+    """Beats, and stops the stage when there is a reason to; again and again, for it may be between two commands.
+
+    A full disk or a file server that is away costs a round, or its heartbeat, and not the rounds that follow.
+    """
 
     def __init__(self, attempt: Attempt, run: StageRun, log: _Log, unattended_s: float) -> None:
         super().__init__(daemon=True)
@@ -54,24 +58,31 @@ class _Keeper(threading.Thread):
     def run(self) -> None:
         said = False
         while not self.over.wait(BEAT_S):
-            reason = self._reason()
-            if reason and not said:
-                self._log.add(f"stopping {self._attempt.address}: {reason}")
-                said = True
-            if reason:
+            with suppress(OSError):
+                if not (reason := self._reason()):
+                    continue
+                if not said:
+                    said = True
+                    with suppress(OSError):
+                        self._log.add(f"stopping {self._attempt.address}: {reason}")
                 self._run.stop()
 
     def _reason(self) -> str:
         """Beat; return why the stage has to stop, or nothing."""
         try:
             self._attempt.heartbeat.touch()
-            touched = self._attempt.attended.stat().st_mtime_ns
         except FileNotFoundError:
             return "its worktree was removed"
+        except OSError:
+            pass  # whoever asks for a stop may still be heard
         if self.terminated.is_set():
             return "SIGTERM"
         if self._attempt.asked_to_stop():
             return "it was asked to stop"
+        try:
+            touched = self._attempt.attended.stat().st_mtime_ns
+        except FileNotFoundError:
+            return "its worktree was removed"
         if touched != self._seen[0]:
             self._seen = (touched, time.monotonic())
         if time.monotonic() - self._seen[1] > self._unattended_s:

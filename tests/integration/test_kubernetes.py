@@ -432,9 +432,7 @@ def _an_hour_later(cluster: Cluster, told: str) -> Callable[..., bool]:
 
 
 def test_an_image_that_cannot_be_pulled_ends_the_job(world, cluster, monkeypatch, capfd):
-    from datetime import timedelta
-
-    monkeypatch.setattr("pipeline_lib.launch.jobstate.START_PATIENCE", timedelta(seconds=2))
+    monkeypatch.setattr("pipeline_lib.launch.jobstate.START_PATIENCE", 2.0)
     with pytest.raises(
         DataError, match=r'ImagePullBackOff: Back-off pulling image "r1:2"\. .* mend engine\.kubernetes'
     ):
@@ -476,6 +474,31 @@ def test_an_unknown_token_is_refused(world, cluster):
     cluster.api.kubeconfig(token="of somebody else")
     with pytest.raises(ConfigError, match="Unauthorized"):
         run_job(_spec("ok"))
+
+
+def test_a_token_that_is_unknown_for_a_while_is_waited_for(world, cluster, start, monkeypatch):
+    """An API server that restarts may not have its keys yet."""
+    parent = start(world, _spec("wait"))
+    until(lambda: _started(world))
+    with monkeypatch.context() as patch:
+        patch.setattr("tests.integration.cluster.api.TOKEN", "another account's")
+        until(lambda: "does not know this account now: Unauthorized; asking again" in parent.said())
+    (world / "go").touch()
+    code, out, err = parent.end()
+    assert code == 0, err
+    assert "1.5" in out
+
+
+def test_an_api_server_that_is_away_when_the_stage_starts_is_waited_for(world, cluster, start):
+    cluster.api.stop()
+    parent = start(world, _spec("wait"))
+    until(lambda: "the API server does not answer" in parent.said())
+    cluster.api.start()
+    (world / "go").touch()
+    code, out, err = parent.end()
+    assert code == 0, err
+    assert "1.5" in out
+    assert len(cluster.api.created) == 1
 
 
 def test_an_api_server_that_is_away_is_waited_for(world, cluster, start):

@@ -289,8 +289,10 @@ def _no_parent_outlives_its_test() -> Iterator[None]:
             parent.kill()
 
 
-def _parent(world: Path, spec: JobSpec, module: str = "fakejob") -> subprocess.Popen[str]:
-    """The launcher in a process of its own, to be killed or signalled."""
+def _parent(
+    world: Path, spec: JobSpec, module: str = "fakejob", own_session: bool = False
+) -> subprocess.Popen[str]:
+    """The launcher in a process of its own, to be killed or signalled. A stage has a session of its own."""
     (world / "spec.json").write_text(spec.to_json())
     parent = subprocess.Popen(
         [sys.executable, "-c", parent_program("slurm", "SlurmJob", module)],
@@ -298,6 +300,7 @@ def _parent(world: Path, spec: JobSpec, module: str = "fakejob") -> subprocess.P
         stderr=subprocess.PIPE,
         text=True,
         cwd=world,
+        start_new_session=own_session,
     )
     PARENTS.append(parent)
     return parent
@@ -345,20 +348,75 @@ def test_a_launcher_that_was_killed_finds_its_job_again(world, cluster):
     assert (world / "started-1").read_text() == "x"
 
 
-def test_a_launcher_killed_inside_sbatch_does_not_submit_twice(world, cluster, monkeypatch):
-    """sbatch outlives its parent here and reaches the controller late; the next launcher waits for it."""
-    slow = world / "bin" / "sbatch"
+@pytest.fixture
+def slow_sbatch(world, monkeypatch) -> Path:
+    """An sbatch that reaches the controller late; the file is there once it was started."""
+    slow, started = world / "bin" / "sbatch", world / "submitting"
     slow.parent.mkdir()
-    slow.write_text(f'#!/bin/sh\ntouch {world}/submitting\nsleep 3\nexec {shutil.which("sbatch")} "$@"\n')
+    slow.write_text(f'#!/bin/sh\ntouch {started}\nsleep 3\nexec {shutil.which("sbatch")} "$@"\n')
     slow.chmod(0o755)
-    (world / "go").touch()
     monkeypatch.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
+    return started
+
+
+def test_a_launcher_killed_inside_sbatch_does_not_submit_twice(world, cluster, slow_sbatch):
+    """sbatch outlives its parent; the next launcher waits for it."""
+    (world / "go").touch()
     parent = _parent(world, _spec("wait"))
-    until((world / "submitting").exists)
+    until(slow_sbatch.exists)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     assert run_job(_spec("wait")) == {"loss": 1.5}
     assert len(cluster.jobs(world)) == 1
+
+
+def test_a_stage_stopped_inside_sbatch_leaves_no_job(world, cluster, slow_sbatch):
+    """SIGTERM to the whole session, as `processes.stop` sends it: sbatch ends, and its job is stopped."""
+    parent = _parent(world, _spec("wait", options=["--begin=now+1hour"]), own_session=True)
+    until(slow_sbatch.exists)
+    os.killpg(parent.pid, signal.SIGTERM)
+    _, err = parent.communicate(timeout=PATIENCE_S)
+    assert parent.returncode == 75, err
+    assert list(cluster.jobs(world).values()) == ["CANCELLED"], err
+
+
+def test_a_queue_that_is_full_and_an_sbatch_that_is_killed_are_waited_for(world, cluster):
+    """sbatch itself tries again for two minutes; here it is killed in its first pause. The controller counts ended jobs, too."""
+    held = cluster.say("sbatch", "--parsable", "--hold", "--chdir=/", "--wrap=true").strip()
+    conf = cluster.root / "slurm.conf"
+    before = conf.read_text()
+    conf.write_text(f"{before}MaxJobCount=1\n")
+    try:
+        _restart_controller(cluster)
+        (world / "go").touch()
+        parent = _parent(world, _spec("wait"))
+        until(lambda: _children(parent.pid, "sbatch"))
+        time.sleep(2.0)
+        for pid in _children(parent.pid, "sbatch"):
+            os.kill(pid, signal.SIGKILL)
+        _hear(parent, "Slurm temporarily unable to accept job")
+        assert parent.poll() is None
+    finally:
+        conf.write_text(before)
+        _restart_controller(cluster)
+    out, err = parent.communicate(timeout=PATIENCE_S)
+    assert parent.returncode == 0, err
+    assert "1.5" in out
+    assert list(cluster.jobs(world).values()) == ["COMPLETED"]
+    cluster.say("scancel", held)
+
+
+def _children(parent: int, name: str) -> list[int]:
+    return [child.pid for child in psutil.Process(parent).children() if child.name() == name]
+
+
+def _restart_controller(cluster: Cluster) -> None:
+    """In order: it writes its jobs to the disk."""
+    controller = cluster.running["slurmctld"]
+    controller.terminate()
+    controller.wait(timeout=60)
+    cluster.start("slurmctld")
+    until(lambda: _answers(cluster))
 
 
 def test_sigterm_to_the_launcher_is_a_checkpoint_and_a_retry_is_a_new_job(world, cluster):

@@ -9,7 +9,7 @@ import pytest
 from kubernetes.client import V1Job, V1Pod
 
 from pipeline_lib.launch.base import Status
-from pipeline_lib.launch.jobstate import hopeless, overdue, status_of, taken_back, why_waiting
+from pipeline_lib.launch.jobstate import failing_since, hopeless, overdue, status_of, taken_back, why_waiting
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 GONE = "Container ranks for pod ns/a failed with exit code {code} matching FailJob rule at index {rule}"
@@ -130,7 +130,20 @@ def test_a_pending_pod_says_why():
 )
 def test_what_cannot_start_is_given_up_once_the_kubelet_has_tried_for_a_while(reason, minutes, is_hopeless):
     pods = [_pod("Running"), _pod("Pending", {"waiting": {"reason": reason, "message": "m"}})]
-    assert (hopeless(pods, NOW + timedelta(minutes=minutes)) is not None) is is_hopeless
+    since = failing_since(pods, {}, 0.0)
+    since = failing_since(pods, since, minutes * 60.0)
+    assert (hopeless(pods, since, minutes * 60.0) is not None) is is_hopeless
+
+
+def test_what_could_start_in_between_is_given_its_while_again():
+    failing = _pod("Pending", {"waiting": {"reason": "ErrImagePull", "message": "m"}})
+    since = failing_since([failing], {}, 0.0)
+    assert since == {"a": 0.0}
+    since = failing_since([_pod("Pending")], since, 200.0)
+    assert since == {}
+    since = failing_since([failing], since, 400.0)
+    assert hopeless([failing], since, 699.0) is None
+    assert hopeless([failing], since, 701.0) is not None
 
 
 def test_a_job_is_overdue_from_when_it_may_start():

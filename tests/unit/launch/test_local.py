@@ -17,7 +17,7 @@ from pipeline_lib.errors import ConfigError, DataError, Preempted
 from pipeline_lib.launch import launcher_named, run_job
 from pipeline_lib.launch.base import AlreadyRunning, JobFailed, Status
 from pipeline_lib.launch.job import KEEP_MEMORY, TUNABLES, Job, LogReader, describe
-from pipeline_lib.launch.local import command, environment
+from pipeline_lib.launch.local import LocalJob, command, environment
 from pipeline_lib.launch.waiting import error_of
 from pipeline_lib.training.spec import JobSpec
 
@@ -223,6 +223,18 @@ def test_a_finished_job_is_not_run_again_when_its_parent_missed_the_end(world):
     time.sleep(0.2)
     assert run_job(_spec("wait")) == {"loss": 1.5}
     assert (world / "started").read_text() == "x"
+
+
+def test_a_rank_that_ends_while_it_is_told_to_stop_does_not_keep_the_others_from_hearing_of_it(
+    world, monkeypatch
+):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    with subprocess.Popen(["sleep", "60"]) as living:
+        monkeypatch.setattr("pipeline_lib.launch.local.ranks_of", lambda *_: [gone.pid, living.pid])
+        with (world / "lock").open("a+") as lock:
+            LocalJob(_job(world), lock, process=None).stop()
+        assert living.wait(timeout=60) == -signal.SIGTERM
 
 
 def test_several_ranks_go_through_the_deepspeed_launcher(tmp_path):

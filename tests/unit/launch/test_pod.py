@@ -22,6 +22,9 @@ def stop(*_):
 signal.signal(signal.SIGTERM, stop)
 print("rank", rank, os.environ["WORLD_SIZE"], os.environ["MASTER_ADDR"], os.environ["OMP_NUM_THREADS"], flush=True)
 open(f"{sys.argv[-1]}/started-{rank}", "w").close()
+if behaviour == "talk":
+    print("x" * 300_000, flush=True)
+    behaviour = "ok"
 if behaviour in ("crash", "deaf") and rank == "1":
     while not os.path.exists(f"{sys.argv[-1]}/started-0"):
         time.sleep(0.01)
@@ -38,9 +41,13 @@ def pod(tmp_path: Path) -> Iterator:
     (tmp_path / "fakerank.py").write_text(RANK)
     started: list[subprocess.Popen[str]] = []
 
-    def start(behaviour: str, nodes: int = 1) -> tuple[subprocess.Popen[str], Path]:
+    def start(
+        behaviour: str, nodes: int = 1, log_is_full: bool = False
+    ) -> tuple[subprocess.Popen[str], Path]:
         folder = tmp_path / behaviour
         folder.mkdir()
+        if log_is_full:
+            (folder / "pod-0.log").symlink_to("/dev/full")
         arguments = ["--name=no-such-job", f"--nodes={nodes}", "--ranks=2", "--port=1", "--threads=0"]
         env = {**os.environ, "JOB_COMPLETION_INDEX": "0", "R1_CPUS": "6", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
         command = [sys.executable, "-c", IMPATIENT, *arguments, "fakerank", str(folder)]
@@ -98,3 +105,10 @@ def test_no_rank_starts_before_every_pod_has_an_address(pod):
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 75
     assert "Preempted: asked to stop before every pod had started" in out
+
+
+def test_a_volume_that_is_full_does_not_stop_ranks_that_have_much_to_say(pod):
+    process, _ = pod("talk", log_is_full=True)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert out.count("x") >= 600_000, "both of them"
