@@ -211,8 +211,13 @@ def _pids() -> list[int]:
 
 def _read(pid: int, file: str) -> bytes:
     """A file of /proc; empty when the process is gone."""
+    return _bytes(Path(f"/proc/{pid}/{file}"))
+
+
+def _bytes(file: Path) -> bytes:
+    """What it holds; empty where it is not, as the controller's state while the new one takes its place."""
     try:
-        return Path(f"/proc/{pid}/{file}").read_bytes()
+        return file.read_bytes()
     except OSError:
         return b""
 
@@ -491,7 +496,7 @@ def test_a_controller_and_a_nodes_daemon_killed_under_a_running_job_are_waited_f
     [job] = cluster.jobs(world)
     # The controller writes jobs to its disk some seconds late; what it has not written is nobody's job after a kill.
     cluster.say("scontrol", "update", f"JobId={job}", "Comment=is-on-the-disk")
-    until(lambda: b"is-on-the-disk" in (cluster.root / "state" / "job_state").read_bytes())
+    until(lambda: b"is-on-the-disk" in _bytes(cluster.root / "state" / "job_state"))
     for daemon in ("slurmctld", "node2"):
         cluster.kill(daemon)
     try:
