@@ -68,10 +68,10 @@ def pid_of(root: Path, rank: int) -> int:
     for process in psutil.process_iter():
         try:
             mine = Path(process.cwd()).is_relative_to(root) and process.environ().get("RANK") == str(rank)
+            if mine and "pipeline_lib.training.job" in process.cmdline():
+                found.append(process.pid)
         except psutil.Error:
             continue
-        if mine and "pipeline_lib.training.job" in process.cmdline():
-            found.append(process.pid)
     (pid,) = found
     return pid
 
@@ -91,7 +91,15 @@ def processes_in(root: Path) -> list[str]:
     for process in psutil.process_iter():
         try:
             if Path(process.cwd()).is_relative_to(root) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(" ".join(process.cmdline()))
+                found.append(" ".join(_command(process)))
         except psutil.Error:
             continue
     return found
+
+
+def _command(process: psutil.Process) -> list[str]:
+    """Its command line; psutil.NoSuchProcess when it ends. In the middle of an exec and at its end it has none for a moment."""
+    deadline = time.monotonic() + 10
+    while not (words := process.cmdline()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return words

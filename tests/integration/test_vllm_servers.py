@@ -228,7 +228,7 @@ def test_a_server_that_stands_still_in_an_update_is_replaced_and_the_new_one_has
 def test_a_silent_server_is_replaced_at_its_deadline_and_none_left_is_one_line(local, model) -> None:
     stopped = _server(local, 1)
     os.kill(stopped.pid, signal.SIGSTOP)
-    local._silence = 5.0
+    local._silence = 20.0
     groups = local.generate(PROMPTS, IDS, SAMPLING, seed=3)
     assert [len(group) for group in groups] == [6] * 5
     assert local.metrics()["servers_lost"] == 1

@@ -72,22 +72,36 @@ class HostState:
     """A look at the host."""
 
     facts: dict[str, object]
-    processes: frozenset[int]
-    """Everything that descends from this process."""
+    parents: dict[int, int]
+    """Everything that descends from this process -> its parent."""
     clock: float
     """Wall clock minus monotonic clock."""
 
     def changes(self, later: HostState) -> list[str]:
-        """What is different in `later`: one line each. Processes that ended do not count."""
+        """What is different in `later`: one line each.
+
+        Processes that ended do not count, nor do new ones below one that is in this look: a service that was there before
+        starts children of its own. What an attack leaves behind becomes a child of this process (`orphans_come_here`).
+        """
         found = [
             f"{name}: {value!r} became {later.facts[name]!r}"
             for name, value in self.facts.items()
             if later.facts[name] != value
         ]
-        found += [f"process {pid}: {_command(pid)}" for pid in sorted(later.processes - self.processes)]
+        found += [
+            f"process {pid}: {_command(pid)}" for pid in sorted(later.parents) if not self._knows(pid, later)
+        ]
         if abs(later.clock - self.clock) > CLOCK_SECONDS:
             found.append(f"the clock moved by {later.clock - self.clock:.1f} s")
         return found
+
+    def _knows(self, pid: int, later: HostState) -> bool:
+        """Whether the process, or one above it, is in this look."""
+        while pid in later.parents:
+            if pid in self.parents:
+                return True
+            pid = later.parents[pid]
+        return False
 
 
 def look() -> HostState:
@@ -138,13 +152,13 @@ def _ipc_objects(table: str, owner: int) -> list[tuple[str, ...]]:
     return [tuple(row[:3]) for row in rows if row[owner] == str(os.getuid())]
 
 
-def _descendants(pid: int) -> frozenset[int]:
-    found: set[int] = set()
+def _descendants(pid: int) -> dict[int, int]:
+    found: dict[int, int] = {}
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in map(int, (_read(children) or "").split()):
             if _is_alive(child):
-                found |= {child, *_descendants(child)}
-    return frozenset(found)
+                found |= {child: pid, **_descendants(child)}
+    return found
 
 
 def _is_alive(pid: int) -> bool:

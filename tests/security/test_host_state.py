@@ -93,6 +93,27 @@ def test_a_process_whose_parent_ended_is_seen() -> None:
     assert before.changes(look()) == []
 
 
+def test_a_child_of_a_process_that_was_there_before_is_no_change() -> None:
+    code = "read go; sleep 60 >/dev/null & echo $!; wait"
+    with subprocess.Popen(
+        ["sh", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as service:
+        assert service.stdin is not None
+        assert service.stdout is not None
+        before = look()
+        service.stdin.write("go\n")
+        service.stdin.flush()
+        child = int(service.stdout.readline())
+        try:
+            later = look()
+            assert later.parents[child] == service.pid
+            assert before.changes(later) == []
+            stray = replace(later, parents={**later.parents, child: os.getpid()})
+            assert len(before.changes(stray)) == 1
+        finally:
+            os.kill(child, 9)
+
+
 def test_a_setting_and_a_clock_that_moved_are_seen() -> None:
     before = look()
     assert before.changes(replace(before, clock=before.clock - 5)) == ["the clock moved by -5.0 s"]

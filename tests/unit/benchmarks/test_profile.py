@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,16 @@ import pytest
 
 from benchmarks import profile
 
+BUSY = """
+import sys
+
+def busy():
+    while True:
+        sum(range(100))
+
+open(sys.argv[1], "w").close()
+busy()
+"""
 LEARNS = ("main (benchmarks/worker_r1.py:94)", "PolicyTrainer.update (pipeline_lib/training/update.py:132)")
 
 
@@ -45,10 +56,16 @@ def test_py_spy_sees_what_a_process_does(tmp_path: Path) -> None:
     if os.geteuid() != 0 and yama.exists() and yama.read_text().strip() != "0":
         pytest.skip("this kernel lets an ordinary user look only into children (yama/ptrace_scope)")
     program = tmp_path / "busy.py"
-    program.write_text("def busy():\n    while True:\n        sum(range(100))\n\nbusy()\n", encoding="utf-8")
-    with subprocess.Popen([sys.executable, str(program)]) as process:
-        side = SimpleNamespace(pid=process.pid, step=lambda: process.poll())
+    program.write_text(BUSY, encoding="utf-8")
+    begun = tmp_path / "begun"
+    with subprocess.Popen([sys.executable, str(program), str(begun)]) as process:
+        side = SimpleNamespace(pid=process.pid, step=lambda: time.sleep(1.0))
         try:
+            deadline = time.monotonic() + 60
+            while not begun.exists():
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
             stacks = profile.record(side, 2, tmp_path / "spy")  # type: ignore[arg-type]
         finally:
             process.kill()

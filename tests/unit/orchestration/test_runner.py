@@ -164,6 +164,7 @@ def test_nothing_survives_a_worker_that_is_killed(repo):
 
 def test_a_new_attempt_first_stops_what_an_earlier_one_left(repo):
     sleeper = subprocess.Popen(["sleep", "600"], env={**os.environ, processes.STAGE_MARK: f"{repo}:s"})
+    _wait_until_it_runs(sleeper)
     stage, lines = run(repo, "three")
     stage.wait(lines.append)
     assert sleeper.wait(timeout=5) == -signal.SIGTERM
@@ -193,9 +194,18 @@ def dvc_of_another_stage(repo):
     """A dvc of the same worktree that lives, as far as one can see."""
     code = "import time; time.sleep(600)  # dvc repro --single-item other"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=repo)
+    _wait_until_it_runs(process)
     yield process.pid
     process.kill()
     process.wait()
+
+
+def _wait_until_it_runs(process: subprocess.Popen[bytes]) -> None:
+    """Popen returns in the middle of the exec: the new program's arguments and environment are in place a moment later."""
+    deadline = time.monotonic() + 60
+    while not Path(f"/proc/{process.pid}/environ").read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_dead_holder_of_the_lock_table_blocks_nobody_and_a_living_one_stays(

@@ -197,13 +197,22 @@ def test_a_program_without_tests_or_name_cannot_be_judged(scorer: Scorer, proble
 
 def test_nothing_is_left_running() -> None:
     mine, threads = psutil.Process(), set(threading.enumerate())
-    before = {child.pid for child in mine.children(recursive=True)}
+    before = _below(mine, set())
     formula = Problem("f", Domain.MATH, "?", answer="x^2+1")
     with Scorer(workers=1) as busy:
         busy.verify_batch([formula, CODE], ["<answer>1+x^2</answer>", "<answer>def f(x): return 1</answer>"])
-        assert len({child.pid for child in mine.children(recursive=True)} - before) >= 2
-    assert {child.pid for child in mine.children(recursive=True)} <= before
+        assert len(_below(mine, before)) >= 2
+    assert _below(mine, before) == set()
     assert set(threading.enumerate()) <= threads
+
+
+def _below(process: psutil.Process, known: set[int]) -> set[int]:
+    """What descends from the process, except through one of `known`: another test's service starts children at any time."""
+    try:
+        children = [child for child in process.children() if child.pid not in known]
+    except psutil.NoSuchProcess:
+        return set()
+    return {child.pid for child in children}.union(*(_below(child, known) for child in children))
 
 
 def test_a_prefilled_thought_is_not_opened_twice() -> None:

@@ -40,9 +40,16 @@ def _process(pool: MathPool) -> psutil.Process:
 
 def _wait_until_gone(process: psutil.Process) -> None:
     deadline = time.monotonic() + 30
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+    while _lives(process):
         assert time.monotonic() < deadline, "it still runs"
         time.sleep(0.02)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it ended between the two
+        return False
 
 
 @pytest.mark.parametrize(("workers", "seconds"), [(0, 1.0), (-1, 1.0), (1, 0.0), (1, -1.0)])
@@ -152,14 +159,15 @@ def test_a_comparison_past_its_deadline_says_so_and_only_its_child_is_replaced()
 
 def test_what_a_comparison_may_use_is_processor_time_and_it_is_tried_once() -> None:
     """The first answer is in time too: sympy is loaded before a child is forked, and not in each."""
-    with MathPool(1, 0.5) as impatient:
+    seconds = 2.0
+    with MathPool(1, seconds) as impatient:
         assert impatient.compare("x+1", "1+x") == Comparison("equal")
         worker = _process(impatient)
         files = worker.num_fds()
         for _ in range(2):
             before = _ended_children_seconds(worker)
             assert impatient.compare("x+1", ENDLESS).result == "timeout"
-            assert 0.4 < _ended_children_seconds(worker) - before < 0.9
+            assert 0.8 * seconds < _ended_children_seconds(worker) - before < seconds + 0.4
             assert impatient.compare("x+1", "1+x") == Comparison("equal")
             assert worker.num_fds() == files
 
@@ -180,11 +188,11 @@ def test_a_child_that_gets_no_processor_is_given_up_by_its_worker() -> None:
 
 def test_a_child_that_gets_its_processor_late_is_waited_for() -> None:
     """Time on the wall is not what a comparison may use: a busy machine masks no sample."""
-    with MathPool(1, 0.5) as late:
+    with MathPool(1, 2.0) as late:
         late.compare("x", "x")
         (child,) = _process(late).children()
         child.suspend()
-        timer = threading.Timer(1.0, child.resume)
+        timer = threading.Timer(3.0, child.resume)
         timer.start()
         assert late.compare("x+1", "1+x") == Comparison("equal")
         timer.join()
@@ -198,7 +206,7 @@ def test_a_worker_that_stands_still_is_given_up_and_replaced(monkeypatch: pytest
         worker.suspend()
         began = time.monotonic()
         assert stuck.compare("x", "x") == Comparison("timeout", "the verifier process does not answer")
-        assert time.monotonic() - began == pytest.approx(math_worker.WALL_FACTOR * 0.5 + 0.5, abs=2.0)
+        assert math_worker.WALL_FACTOR * 0.5 + 0.5 <= time.monotonic() - began < 15
         _wait_until_gone(worker)
         assert stuck.compare("x", "y").result != "error"
         assert _process(stuck) != worker

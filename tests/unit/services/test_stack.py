@@ -121,14 +121,27 @@ def test_two_checkouts_that_start_at_once_get_ports_of_their_own(tmp_path, monke
 
 def test_down_stops_also_what_left_its_session(root):
     env = {**os.environ, SERVICES_MARK: str(root)}
-    inner = f"import subprocess, sys, time; subprocess.Popen([{sys.executable!r}, '-c', 'import time; time.sleep(600)'], start_new_session=True); time.sleep(600)"
-    leader = subprocess.Popen([sys.executable, "-c", inner], env=env, start_new_session=True)
+    inner = f"import subprocess, sys, time; print(subprocess.Popen([{sys.executable!r}, '-c', 'import time; time.sleep(600)'], start_new_session=True).pid, flush=True); time.sleep(600)"
+    leader = subprocess.Popen(
+        [sys.executable, "-c", inner], env=env, start_new_session=True, stdout=subprocess.PIPE, text=True
+    )
+    assert leader.stdout is not None
+    with leader.stdout:
+        _wait_until_it_runs(int(leader.stdout.readline()))
     said: list[str] = []
     stack.down(root, say=said.append)
     assert leader.wait(timeout=5) != 0
     assert said == ["stopped"]
     stack.down(root, say=said.append)
     assert said[-1] == "nothing is running"
+
+
+def _wait_until_it_runs(pid: int) -> None:
+    """Popen returns in the middle of the exec: the new program's arguments and environment are in place a moment later."""
+    deadline = time.monotonic() + 60
+    while not Path(f"/proc/{pid}/environ").read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_stale_file_kills_nobody(root):
