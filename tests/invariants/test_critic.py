@@ -70,7 +70,7 @@ def _both():
     seen = {}
 
     def asking(critic_, micros):
-        PolicyTrainer._ask_critic(critic_, micros)
+        PolicyTrainer._ask_critic(trainer, critic_, micros)
         for micro in micros:
             for row, advantages_T, mask_T in zip(
                 micro.rows, micro.advantages, micro.packed.mask_BT, strict=True

@@ -161,7 +161,7 @@ FAILURES = {
             "kind": "hub",
             "options": {"dataset": "a/b", "file": "x.jsonl", "revision": "main", "layout": "gsm8k"},
         },
-        {"HF_ENDPOINT": "http://127.0.0.1:1"},
+        {"HF_ENDPOINT": "http://127.0.0.1:1", "HF_HUB_OFFLINE": "0"},
     ),
     "a path asks for it": (
         {"kind": "files", "options": {"path": "/no/${HF_TOKEN}.jsonl", "layout": "gsm8k"}},
