@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from pipeline_lib.sandbox import codec
 from pipeline_lib.sandbox.conversation import (
@@ -71,7 +71,7 @@ class Sandbox:
         self._server: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Sandbox:
         self._start()
         # Fail closed: an empty directory, pid 1 and nothing in the environment, or no program runs.
         verdict = self.run_tests(_SELF_TEST, "f", ["assert f() == [1, [], ['LC_CTYPE']]"], Limits())

@@ -98,12 +98,10 @@ def test_a_server_that_is_away_during_training_gets_every_step_once(tmp_path: Pa
         _kill(server)
         before = _metrics_in(journal)
         time.sleep(AWAY_SECONDS)
-        deadline = time.monotonic() + 120
-        while _metrics_in(journal) <= before + AWAY_SECONDS:
-            assert stage.poll() is None, stage.communicate()[1]
-            assert time.monotonic() < deadline, "no numbers are kept while the server is away"
-            time.sleep(0.2)
         assert stage.poll() is None, "training goes on without the server"
+        assert _metrics_in(journal) > before + AWAY_SECONDS, (
+            "and keeps its numbers: more than one step a second"
+        )
         server = _serve(tmp_path, port)
         errors = stage.communicate(timeout=600)[1]
         assert stage.returncode == 0, errors

@@ -48,10 +48,10 @@ def host_unchanged(canary: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def sandbox(host_unchanged: None) -> Iterator[attacks.WatchedSandbox]:
+def sandbox(host_unchanged: None) -> Iterator[Sandbox]:
     os.environ["R1_SECRET"] = "do-not-leak"  # pragma: allowlist secret (the test's own)
     try:
-        with attacks.WatchedSandbox() as running:
+        with Sandbox() as running:
             yield running
             assert not _children_of(running), "a program outlived its run"
     finally:
@@ -78,10 +78,11 @@ def test_refused(
     "name",
     [pytest.param(n, marks=[pytest.mark.slow] * (n in attacks.RUN_TO_THE_LIMIT)) for n in attacks.EXHAUSTING],
 )
-def test_exhausting(
-    sandbox: attacks.WatchedSandbox, name: str, record_property: Callable[[str, object], None]
-) -> None:
-    assert not (why := attacks.why_exhausting(sandbox, name, LIMITS)), why
+def test_exhausting(sandbox: Sandbox, name: str, record_property: Callable[[str, object], None]) -> None:
+    started = time.monotonic()
+    verdict = sandbox.run_tests(attacks.EXHAUSTING[name], "f", [SPLIT], LIMITS)
+    seconds = time.monotonic() - started
+    assert attacks.exhausted_nothing(verdict, seconds, LIMITS), f"{name}: {verdict} after {seconds:.1f} s"
     record_property(CONTAINED, 1)
 
 
