@@ -9,8 +9,7 @@ from vllm.v1.executor.uniproc_executor import UniProcExecutor
 class OwnDeviceExecutor(UniProcExecutor):
     """vLLM's executor for one process, on torch's current device.
 
-    vLLM's own takes the first one (0.32), which all ranks of a node would share. Its class is not "uni" but a class
-    below it, as vLLM lets one ask for.
+    vLLM's own takes the first one (0.32), which all ranks of a node would share.
     """
 
     def _distributed_args(self) -> tuple[str, int, int]:

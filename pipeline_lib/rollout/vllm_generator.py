@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipeline_lib.errors import ConfigError, NonFiniteError, WeightVersionMismatch
-from pipeline_lib.modeling import decode, require_model_dir
+from pipeline_lib.modeling import decode
 from pipeline_lib.rollout.protocol import GroupCallback, ProgressCallback, next_version, require_prompts
 from pipeline_lib.types import Completion, SamplingParams
 
@@ -57,8 +57,6 @@ class VllmGenerator:
         self._tokenizer = tokenizer
         self._max_model_len = engine.vllm.max_model_len
         self._calls = 0
-        if load_format == "auto":
-            require_model_dir(model_dir)
         config = AutoConfig.from_pretrained(str(model_dir))
         require_positions(config.max_position_embeddings, self._max_model_len)
         self._ends = end_ids(tokenizer, GenerationConfig.from_pretrained(str(model_dir)))

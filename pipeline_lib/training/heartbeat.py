@@ -80,9 +80,7 @@ class Heartbeat:
         while not self._stop.wait(self._every):
             try:
                 self._beat()
-            except (
-                OSError
-            ):  # a file system that is away for a moment: this rank still says, and knows, who lives
+            except OSError:  # while the file system is away nobody's silence counts
                 seen.clear()
                 continue
             now = time.monotonic()

@@ -128,20 +128,19 @@ class PolicyTrainer:
         """
         parts = minibatches(groups, self.params.minibatches)
         prepared = [self._prepare(part) for part in parts]
+        counts = [self.world.max(len(micros)) for micros, _ in prepared]
         for index, (micros, _) in enumerate(prepared):
             if index > 0 or not self.switches.reuse_forward:
-                missing = self.world.max(len(micros)) - len(micros)
                 for micro in micros:
                     micro.old_BT, _ = self._forward(micro, old=True)
-                for _ in range(missing):
+                for _ in range(counts[index] - len(micros)):
                     logprobs_of(self.engine, self._nothing(), 1.0)
         if self.critic is not None:
             self._ask_critic(self.critic, [micro for micros, _ in prepared for micro in micros])
         tally = _Tally()
         for index, (micros, totals) in enumerate(prepared):
-            count = self.world.max(len(micros))
-            if count:
-                self._optimize(parts[index], micros, totals, count, learning_rate, tally)
+            if counts[index]:
+                self._optimize(parts[index], micros, totals, counts[index], learning_rate, tally)
         return tally.finish(self.world)
 
     def _ask_critic(self, critic: Critic, micros: Sequence[_Micro]) -> None:

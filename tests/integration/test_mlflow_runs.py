@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pipeline_lib.tracking.deliver import Delivery
 from pipeline_lib.tracking.find import find_run, link_restored
-from pipeline_lib.tracking.journal import journals
+from pipeline_lib.tracking.journal import Cursor, Journal, journals
 from pipeline_lib.tracking.locations import EXPERIMENT, journal_dir
 
 if TYPE_CHECKING:
@@ -210,6 +211,26 @@ def test_a_lost_journal_does_not_double_the_steps(worktree: Path) -> None:
     (run,) = runs_of(worktree, "tags.stage = 'train_r1_zero' and tags.pipeline_run = 'manual__3'")
     history = open_store(worktree).get_metric_history(run.info.run_id, "accuracy")
     assert sorted(metric.step for metric in history) == list(range(8))
+
+
+@pytest.mark.parametrize("adopted", [True, False])
+def test_a_shipper_that_starts_anew_asks_an_adopted_run_what_it_has(tmp_path: Path, adopted: bool) -> None:
+    """A run of its journal's own holds nothing that the cursor does not know of, and is not asked."""
+    root = make_worktree(tmp_path)
+    client = open_store(root)
+    run = client.create_run(client.create_experiment("e"))
+    run_id, experiment_id = run.info.run_id, run.info.experiment_id
+    for step in range(3):
+        client.log_metric(run_id, "accuracy", 0.1, step=step)
+    journal = Journal(tmp_path / "train_r1_zero.journal")
+    for step in range(1, 5):
+        journal.append_metrics({"accuracy": 0.1}, step)
+    journal.write_cursor(
+        Cursor(run_id=run_id, experiment_id=experiment_id, status="RUNNING", adopted=adopted)
+    )
+    Delivery(journal, root).deliver(client)
+    steps = sorted(metric.step for metric in client.get_metric_history(run_id, "accuracy"))
+    assert steps == ([0, 1, 2, 3, 4] if adopted else [0, 1, 1, 2, 2, 3, 4])
 
 
 def test_a_job_process_logs_into_its_stages_run(worktree: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -78,22 +77,6 @@ def _pod(phase: str, waits_for: str = "", **status: Any) -> V1Pod:
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Job:
-    return Job(
-        name="train_r1_zero",
-        root=tmp_path,
-        folder=tmp_path / "train_r1_zero-0123456789abcdef",
-        module="m",
-        nodes=1,
-        ranks_per_node=1,
-        gpus_per_node=0,
-        threads=1,
-        time_limit_minutes=0,
-        grace_seconds=0,
-    )
-
-
-@pytest.fixture
 def asked(job: Job) -> KubernetesParams:
     return KubernetesParams(image="r1:1", volumes={"work": str(job.root)})
 
@@ -111,7 +94,6 @@ def clock(monkeypatch) -> Callable[[float], None]:
 
 
 def _follow(api: Api, job: Job, asked: KubernetesParams) -> KubernetesJob:
-    job.folder.mkdir()
     return KubernetesJob(api, job, asked, _job())
 
 
@@ -150,7 +132,6 @@ def test_an_image_that_took_long_and_then_fails_once_is_pulled_again(job, asked,
 
 def test_who_submits_does_not_delete_a_living_job_that_took_the_name_meanwhile(job, asked, monkeypatch):
     """Another machine replaces the ended Job between two reads of this one."""
-    job.folder.mkdir()
     (job.root / "input").touch()
     api = Api(_job("old", "Complete"), [])
     monkeypatch.setattr(kubernetes, "Cluster", lambda asked: api)

@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 
 from pipeline_lib.errors import ConfigError
 from pipeline_lib.launch.base import NotAnswering
-from pipeline_lib.launch.job import Job
 from pipeline_lib.launch.slurm import SlurmLauncher
 
 POLICY = "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
 FAILED = "sbatch: error: Batch job submission failed: "
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> Job:
-    return Job(
-        name="train_r1_zero",
-        root=tmp_path,
-        folder=tmp_path,
-        module="m",
-        nodes=1,
-        ranks_per_node=1,
-        gpus_per_node=0,
-        threads=1,
-        time_limit_minutes=0,
-        grace_seconds=0,
-        settings={"partition": "", "account": "", "options": []},
-    )
 
 
 @pytest.fixture
