@@ -416,17 +416,21 @@ def test_a_job_that_cannot_start_says_why_and_is_held_in_the_end(
 
 
 def _an_hour_later(cluster: Cluster, told: str) -> Callable[..., bool]:
-    """`overdue` on a clock that jumps ahead once the cluster has said why."""
+    """`overdue` on a clock that jumps ahead one look after the cluster has said why: what the launcher has read then holds it."""
     from datetime import timedelta
 
     from pipeline_lib.launch.jobstate import overdue
 
+    ahead = timedelta(0)
+
     def look(job: Any, minutes: int, now: Any) -> bool:
+        nonlocal ahead
+        answer = overdue(job, minutes, now + ahead)
         with cluster.api.lock:
-            known = told.partition(": ")[2] in json.dumps(cluster.api.objects) or told in json.dumps(
-                cluster.api.objects
-            ).replace('\\"', '"')
-        return overdue(job, minutes, now + timedelta(hours=1, seconds=1) if known else now)
+            said = json.dumps(cluster.api.objects)
+        if told.partition(": ")[2] in said or told in said.replace('\\"', '"'):
+            ahead = timedelta(hours=1, seconds=1)
+        return answer
 
     return look
 
